@@ -1,0 +1,78 @@
+"""Everything the kernels compute, in plain PyTorch and in any float dtype.
+
+The oracle of the tests (on float64 input), the baseline of the benchmark, and a readable
+statement of the numeric contract in docs/numerics.md. Never chosen silently in place of a kernel.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from entropy_ext.stats import TokenStats
+
+__all__ = ["token_stats"]
+
+
+def token_stats(
+    logits: Tensor,
+    tokens: Tensor,
+    *,
+    temperature: float | Tensor = 1.0,
+    mask: Tensor | None = None,
+    extras: bool = False,
+) -> TokenStats:
+    """Log-probability, entropy and log-sum-exp of every token, by autograd-friendly tensor ops.
+
+    With t = (z − max z)/τ, Σ = Σⱼ exp tⱼ and ln pⱼ = tⱼ − ln Σ:
+    logp = ln p[token],  entropy = −Σⱼ pⱼ ln pⱼ,  lse = max z/τ + ln Σ.
+
+    Gradient flows to logits through logp, entropy and lse; the extras carry none.
+
+    Args:
+        logits: [..., V], any floating dtype; half precision is computed in float32.
+        tokens: [...] int64.
+        temperature: τ > 0, a number or [...].
+        mask: [...] bool; rows where it is False give 0 and receive gradient 0.
+        extras: also return collision, collision_logp, varentropy and max_logp.
+
+    Returns:
+        TokenStats of [...] tensors in nats, float32 (float64 for float64 logits).
+    """
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    z = logits.to(dtype)
+    tau = torch.as_tensor(temperature, dtype=dtype, device=z.device).expand(tokens.shape)
+    if mask is not None:
+        # Masked rows may hold anything, NaN included: replace them before any arithmetic, so that
+        # no 0·NaN arises in the backward pass either.
+        z = torch.where(mask[..., None], z, 0.0)
+        tokens = torch.where(mask, tokens, 0)
+        tau = torch.where(mask, tau, 1.0)
+
+    row_max = z.detach().amax(-1, keepdim=True)
+    # −inf is an impossible token, unless the whole row is −inf: then the arithmetic below is NaN.
+    dead = (z == -torch.inf) & (row_max > -torch.inf)
+    t = torch.where(dead, 0.0, (torch.where(dead, 0.0, z) - row_max) / tau[..., None])
+    e = torch.where(dead, 0.0, t.exp())
+    total = e.sum(-1, keepdim=True)
+    log_sum = total.log()
+    log_p = t - log_sum
+    p = e / total
+
+    picked = log_p.gather(-1, tokens[..., None]).squeeze(-1)
+    picked_dead = dead.gather(-1, tokens[..., None]).squeeze(-1)
+    logp = torch.where(picked_dead, -log_sum.squeeze(-1) - torch.inf, picked)
+    entropy = -torch.where(dead, 0.0, p * log_p).sum(-1)
+    lse = (row_max / tau[..., None] + log_sum).squeeze(-1)
+    fields = {"logp": logp, "entropy": entropy, "lse": lse}
+
+    if extras:
+        with torch.no_grad():
+            live_log_p = torch.where(dead, 0.0, log_p)
+            fields["collision"] = (p * p).sum(-1)
+            fields["collision_logp"] = (p * p * live_log_p).sum(-1)
+            fields["varentropy"] = (p * (live_log_p + entropy[..., None]).square()).sum(-1)
+            fields["max_logp"] = -log_sum.squeeze(-1)
+    if mask is not None:
+        fields = {name: torch.where(mask, value, 0.0) for name, value in fields.items()}
+    return TokenStats(**fields)
