@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from entropy_ext.stats import TokenStats
+from entropy_ext.token_stats import TokenStats
 
 __all__ = ["token_stats"]
 

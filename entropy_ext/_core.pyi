@@ -1,0 +1,52 @@
+isa: str
+max_leading_dims: int
+cuda_architectures: str | None
+
+def token_stats_forward(
+    *,
+    dtype: int,
+    logits: int,
+    sizes: list[int],
+    strides: list[int],
+    rows: int,
+    vocab: int,
+    tokens: int,
+    temperature: int,
+    temperature_stride: int,
+    mask: int,
+    logp: int,
+    entropy: int,
+    lse: int,
+    row_max: int,
+    log_sum: int,
+    extras: int,
+    scratch: int,
+    threads: int,
+    cuda: bool,
+    stream: int,
+) -> int: ...
+def token_stats_backward(
+    *,
+    dtype: int,
+    logits: int,
+    sizes: list[int],
+    strides: list[int],
+    rows: int,
+    vocab: int,
+    tokens: int,
+    temperature: int,
+    temperature_stride: int,
+    mask: int,
+    entropy: int,
+    row_max: int,
+    log_sum: int,
+    grad_logp: int,
+    grad_entropy: int,
+    grad_lse: int,
+    grad_logits: int,
+    threads: int,
+    cuda: bool,
+    stream: int,
+) -> None: ...
+def forward_scratch_bytes(*, dtype: int, rows: int, vocab: int, device: int) -> int: ...
+def advise_huge_pages(*, begin: int, bytes: int) -> None: ...

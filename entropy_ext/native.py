@@ -1,0 +1,256 @@
+"""Checks, allocation, device guard and stream around one call of the compiled module each.
+
+The only file that knows both torch tensors and raw addresses. Its functions do not record
+gradients; ops.py makes operators of them.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from entropy_ext import _core
+
+__all__ = ["STATS_DTYPE", "check_inputs", "token_stats_backward", "token_stats_forward"]
+
+# The dtypes of logits, and the dtype in which their statistics are computed and returned.
+STATS_DTYPE = {
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+    torch.bfloat16: torch.float32,
+    torch.float16: torch.float32,
+}
+_DTYPE_CODE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+
+# Below this a gradient costs too little to advise the kernel about its pages.
+_HUGE_PAGE_BYTES = 16 << 20
+
+
+def check_inputs(
+    logits: Tensor, tokens: Tensor, temperature: Tensor, mask: Tensor | None
+) -> None:
+    """Raise TypeError or ValueError, naming the argument, unless shapes, dtypes and devices fit.
+
+    Looks at no value, so that it serves real and fake tensors alike.
+    """
+    if logits.dtype not in STATS_DTYPE:
+        raise TypeError(
+            f"logits: expected float32, float64, bfloat16 or float16, got {_name(logits.dtype)}"
+        )
+    if logits.ndim == 0:
+        raise ValueError("logits: expected shape [..., V], got a 0-dimensional tensor")
+    lead, vocab = logits.shape[:-1], logits.shape[-1]
+    if vocab == 0:
+        raise ValueError("logits: expected at least one vocabulary column, got V = 0")
+    if vocab >= 2**31:
+        raise ValueError(f"logits: expected V below 2^31, got V = {vocab}")
+    if vocab > 1 and logits.stride(-1) != 1:
+        raise ValueError(
+            "logits: expected a contiguous vocabulary (last) dimension, got stride "
+            f"{logits.stride(-1)}; call .contiguous() or pass the transpose"
+        )
+    if tokens.dtype != torch.int64:
+        raise TypeError(f"tokens: expected int64, got {_name(tokens.dtype)}")
+    if temperature.dtype != STATS_DTYPE[logits.dtype]:
+        raise TypeError(
+            f"temperature: expected {_name(STATS_DTYPE[logits.dtype])} for "
+            f"{_name(logits.dtype)} logits, got {_name(temperature.dtype)}"
+        )
+    if mask is not None and mask.dtype != torch.bool:
+        raise TypeError(f"mask: expected bool, got {_name(mask.dtype)}")
+    for name, value in (("tokens", tokens), ("temperature", temperature), ("mask", mask)):
+        if value is None or (name == "temperature" and value.ndim == 0):
+            pass
+        elif value.shape != lead:
+            raise ValueError(
+                f"{name}: expected shape {list(lead)}, the logits' without the vocabulary, "
+                f"got {list(value.shape)}"
+            )
+        if value is not None and value.device != logits.device:
+            raise ValueError(f"{name}: expected device {logits.device}, got {value.device}")
+
+
+def token_stats_forward(
+    logits: Tensor, tokens: Tensor, temperature: Tensor, mask: Tensor | None, extras: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """One read of logits [..., V] → logp, entropy, lse, row_max, log_sum [...], extras [4, ...].
+
+    row_max = max z and log_sum = ln Σ exp((z − max z)/τ) are what the backward pass starts from.
+    The last result is empty unless extras is true.
+
+    Raises:
+        TypeError, ValueError: see check_inputs; on the CPU also for a token or a temperature out
+            of range in an unmasked row (on CUDA such a row is NaN).
+    """
+    check_inputs(logits, tokens, temperature, mask)
+    lead, dtype = logits.shape[:-1], STATS_DTYPE[logits.dtype]
+    logp, entropy, lse, row_max, log_sum = (logits.new_empty(lead, dtype=dtype) for _ in range(5))
+    extra = logits.new_empty((4, *lead) if extras else (0,), dtype=dtype)
+    results = (logp, entropy, lse, row_max, log_sum, extra)
+    if tokens.numel() == 0:
+        return results
+    tokens, temperature = tokens.contiguous(), temperature.contiguous()
+    mask = None if mask is None else mask.contiguous()
+    with _device_guard(logits):
+        scratch = _forward_scratch(logits)
+        bad_row = _core.token_stats_forward(
+            **_logits_arguments(logits),
+            **_row_arguments(tokens, temperature, mask),
+            logp=logp.data_ptr(),
+            entropy=entropy.data_ptr(),
+            lse=lse.data_ptr(),
+            row_max=row_max.data_ptr(),
+            log_sum=log_sum.data_ptr(),
+            extras=extra.data_ptr() if extras else 0,
+            scratch=0 if scratch is None else scratch.data_ptr(),
+            **_launch_arguments(logits),
+        )
+    if bad_row >= 0:
+        _raise_bad_row(bad_row, logits, tokens, temperature)
+    return results
+
+
+def token_stats_backward(
+    logits: Tensor,
+    tokens: Tensor,
+    temperature: Tensor,
+    mask: Tensor | None,
+    entropy: Tensor,
+    row_max: Tensor,
+    log_sum: Tensor,
+    grad_logp: Tensor,
+    grad_entropy: Tensor,
+    grad_lse: Tensor,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """One read of logits and one write of their gradient [..., V].
+
+    dzᵢ = (1/τ)[g_logp(1[i = token] − pᵢ) − g_entropy·pᵢ(ln pᵢ + H) + g_lse·pᵢ]
+
+    Args:
+        logits, tokens, temperature, mask: as in the forward pass.
+        entropy, row_max, log_sum: [...], what the forward pass returned.
+        grad_logp, grad_entropy, grad_lse: [...], upstream gradients in the dtype of the statistics.
+        out: contiguous, like logits; where to write. Default: fresh memory.
+    """
+    check_inputs(logits, tokens, temperature, mask)
+    if out is None:
+        out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+        if not out.is_cuda and out.nbytes >= _HUGE_PAGE_BYTES:
+            _core.advise_huge_pages(begin=out.data_ptr(), bytes=out.nbytes)
+    elif (out.shape, out.dtype, out.device) != (logits.shape, logits.dtype, logits.device):
+        raise ValueError(
+            f"out: expected the logits' {list(logits.shape)} {_name(logits.dtype)} on "
+            f"{logits.device}, got {list(out.shape)} {_name(out.dtype)} on {out.device}"
+        )
+    elif not out.is_contiguous():
+        raise ValueError(f"out: expected a contiguous tensor, got strides {out.stride()}")
+    if tokens.numel() == 0:
+        return out
+    tokens, temperature = tokens.contiguous(), temperature.contiguous()
+    mask = None if mask is None else mask.contiguous()
+    grad_logp, grad_entropy, grad_lse = (
+        grad.contiguous() for grad in (grad_logp, grad_entropy, grad_lse)
+    )
+    with _device_guard(logits):
+        _core.token_stats_backward(
+            **_logits_arguments(logits),
+            **_row_arguments(tokens, temperature, mask),
+            entropy=entropy.data_ptr(),
+            row_max=row_max.data_ptr(),
+            log_sum=log_sum.data_ptr(),
+            grad_logp=grad_logp.data_ptr(),
+            grad_entropy=grad_entropy.data_ptr(),
+            grad_lse=grad_lse.data_ptr(),
+            grad_logits=out.data_ptr(),
+            **_launch_arguments(logits),
+        )
+    return out
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _device_guard(logits: Tensor) -> AbstractContextManager[object]:
+    if logits.is_cuda:
+        return torch.cuda.device(logits.device)
+    if logits.device.type != "cpu":
+        raise ValueError(f"logits: expected a CPU or CUDA tensor, got device {logits.device}")
+    return nullcontext()
+
+
+def _leading_layout(logits: Tensor) -> tuple[list[int], list[int]]:
+    """Sizes and strides of the leading dimensions, neighbours merged where strides allow."""
+    sizes: list[int] = []
+    strides: list[int] = []
+    for size, stride in zip(logits.shape[:-1], logits.stride()[:-1], strict=True):
+        if size == 1:
+            continue
+        if sizes and strides[-1] == stride * size:
+            sizes[-1] *= size
+            strides[-1] = stride
+        else:
+            sizes.append(size)
+            strides.append(stride)
+    if len(sizes) > _core.max_leading_dims:
+        raise ValueError(
+            f"logits: expected at most {_core.max_leading_dims} leading dimensions that cannot be "
+            f"merged, got {len(sizes)}; call .contiguous()"
+        )
+    return sizes, strides
+
+
+def _logits_arguments(logits: Tensor) -> dict[str, Any]:
+    sizes, strides = _leading_layout(logits)
+    return {
+        "dtype": _DTYPE_CODE[logits.dtype],
+        "logits": logits.data_ptr(),
+        "sizes": sizes,
+        "strides": strides,
+        "rows": math.prod(sizes),
+        "vocab": logits.shape[-1],
+    }
+
+
+def _row_arguments(tokens: Tensor, temperature: Tensor, mask: Tensor | None) -> dict[str, int]:
+    return {
+        "tokens": tokens.data_ptr(),
+        "temperature": temperature.data_ptr(),
+        "temperature_stride": 0 if temperature.ndim == 0 else 1,
+        "mask": 0 if mask is None else mask.data_ptr(),
+    }
+
+
+def _launch_arguments(logits: Tensor) -> dict[str, Any]:
+    stream = torch.cuda.current_stream().cuda_stream if logits.is_cuda else 0
+    return {"threads": torch.get_num_threads(), "cuda": logits.is_cuda, "stream": stream}
+
+
+def _forward_scratch(logits: Tensor) -> Tensor | None:
+    """Room for the partial moments of rows that several CUDA blocks share."""
+    if not logits.is_cuda:
+        return None
+    size = _core.forward_scratch_bytes(
+        dtype=_DTYPE_CODE[logits.dtype],
+        rows=logits.numel() // logits.shape[-1],
+        vocab=logits.shape[-1],
+        device=logits.get_device(),
+    )
+    return torch.empty(size, dtype=torch.uint8, device=logits.device) if size else None
+
+
+def _raise_bad_row(row: int, logits: Tensor, tokens: Tensor, temperature: Tensor) -> NoReturn:
+    position = [int(i) for i in torch.unravel_index(torch.tensor(row), tokens.shape)]
+    where = f"[{', '.join(map(str, position))}]"
+    token, vocab = int(tokens.flatten()[row]), logits.shape[-1]
+    if not 0 <= token < vocab:
+        raise ValueError(f"tokens{where}: expected a value in [0, {vocab}), got {token}")
+    value = float(temperature if temperature.ndim == 0 else temperature.flatten()[row])
+    name = "temperature" if temperature.ndim == 0 else f"temperature{where}"
+    raise ValueError(f"{name}: expected a positive finite number, got {value}")

@@ -1,0 +1,96 @@
+"""Group-relative advantages: one number per response, spread over its tokens. No gradient."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from entropy_ext.rl.checks import check_bound, check_tensor
+from entropy_ext.rl.groups import Groups
+
+__all__ = ["Singleton", "group_mean", "group_zscore"]
+
+Singleton = Literal["zero", "reward"]
+
+
+def group_mean(
+    rewards: Tensor, prompt: Tensor, mask: Tensor, *, singleton: Singleton = "zero"
+) -> Tensor:
+    """Reward above the group's mean.
+
+    Aᵢₜ = rᵢ − mean_g(r)
+
+    No gradient. "Understanding R1-Zero-Like Training" (arXiv 2503.20783) argues for leaving out
+    the division by the standard deviation.
+
+    Args:
+        rewards: [B] floating.
+        prompt: [B] int64, the group of each response.
+        mask: [B, T] bool, response tokens.
+        singleton: the advantage of a response alone in its group: "zero", or its "reward".
+
+    Returns:
+        [B, T] of the rewards' dtype, 0 where mask is False.
+
+    Raises:
+        ValueError, TypeError: a wrong shape, dtype or option.
+    """
+    groups = _groups(rewards, prompt, mask, singleton)
+    with torch.no_grad():
+        return _spread(groups.centred(rewards), rewards, groups, mask, singleton)
+
+
+def group_zscore(
+    rewards: Tensor,
+    prompt: Tensor,
+    mask: Tensor,
+    *,
+    eps: float = 1e-6,
+    unbiased: bool = True,
+    singleton: Singleton = "zero",
+) -> Tensor:
+    """Reward above the group's mean, in units of the group's standard deviation.
+
+    Aᵢₜ = (rᵢ − mean_g(r)) / (std_g(r) + eps)
+
+    No gradient. A group of equal rewards gives exactly 0, whatever the rewards are.
+    DeepSeekMath (arXiv 2402.03300), section 4.1.2.
+
+    Args:
+        rewards: [B] floating.
+        prompt: [B] int64, the group of each response.
+        mask: [B, T] bool, response tokens.
+        eps: added to the standard deviation.
+        unbiased: divide the squares by G − 1 rather than G.
+        singleton: the advantage of a response alone in its group: "zero", or its "reward".
+
+    Returns:
+        [B, T] of the rewards' dtype, 0 where mask is False.
+
+    Raises:
+        ValueError, TypeError: a wrong shape, dtype or option.
+    """
+    check_bound("eps", eps, above=0)
+    groups = _groups(rewards, prompt, mask, singleton)
+    with torch.no_grad():
+        scores = groups.centred(rewards) / (groups.std(rewards, unbiased=unbiased) + eps)
+        return _spread(scores, rewards, groups, mask, singleton)
+
+
+def _groups(rewards: Tensor, prompt: Tensor, mask: Tensor, singleton: Singleton) -> Groups:
+    check_tensor("mask", mask, ndim=2, dtype=torch.bool)
+    check_tensor("rewards", rewards, shape=mask.shape[:1], floating=True)
+    check_tensor("prompt", prompt, shape=mask.shape[:1], dtype=torch.int64)
+    if singleton not in ("zero", "reward"):
+        raise ValueError(f'singleton: expected "zero" or "reward", got {singleton!r}')
+    return Groups(prompt)
+
+
+def _spread(
+    scores: Tensor, rewards: Tensor, groups: Groups, mask: Tensor, singleton: Singleton
+) -> Tensor:
+    if singleton == "reward":
+        scores = torch.where(groups.size == 1, rewards, scores)
+    return torch.where(mask, scores[:, None], 0.0)

@@ -1,0 +1,56 @@
+"""Argument checks shared by the primitives: one wording for every wrong shape, dtype or bound."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_bound", "check_tensor"]
+
+
+def check_tensor(
+    name: str,
+    value: object,
+    *,
+    shape: tuple[int, ...] | torch.Size | None = None,
+    dtype: torch.dtype | None = None,
+    ndim: int | None = None,
+    floating: bool = False,
+) -> None:
+    """Raise unless `value` is a tensor of the expected shape, rank and dtype.
+
+    Raises:
+        TypeError: not a tensor, or the wrong dtype.
+        ValueError: the wrong shape or rank.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+    if ndim is not None and value.ndim != ndim:
+        raise ValueError(f"{name}: expected {ndim} dimension(s), got shape {list(value.shape)}")
+    if shape is not None and value.shape != torch.Size(shape):
+        raise ValueError(f"{name}: expected shape {list(shape)}, got {list(value.shape)}")
+    if dtype is not None and value.dtype != dtype:
+        raise TypeError(f"{name}: expected {dtype}, got {value.dtype}")
+    if floating and not value.dtype.is_floating_point:
+        raise TypeError(f"{name}: expected a floating-point tensor, got {value.dtype}")
+
+
+def check_bound(
+    name: str,
+    value: float,
+    *,
+    above: float = -math.inf,
+    at_least: float = -math.inf,
+    at_most: float = math.inf,
+) -> None:
+    """Raise ValueError unless above < value and at_least ≤ value ≤ at_most (NaN never passes)."""
+    if value > above and at_least <= value <= at_most:
+        return
+    wanted = [
+        *([f"> {above:g}"] if above > -math.inf else []),
+        *([f">= {at_least:g}"] if at_least > -math.inf else []),
+        *([f"<= {at_most:g}"] if at_most < math.inf else []),
+    ]
+    raise ValueError(f"{name}: expected a number {' and '.join(wanted)}, got {value}")

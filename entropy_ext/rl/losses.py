@@ -1,0 +1,124 @@
+"""Token losses: differentiable in what token_stats returns, one value per token, to be minimised.
+
+A loss never reduces over tokens and never asks the device for a number. Its metrics are 0-d sums
+over the unmasked tokens, so that those of micro-batches add up; divide by "tokens" for a mean.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from entropy_ext.rl.checks import check_bound, check_tensor
+
+__all__ = ["TokenLoss", "log_ratio", "ppo_clip"]
+
+
+class TokenLoss(NamedTuple):
+    """A loss per token, and what happened on the way."""
+
+    loss: Tensor
+    """[B, T], 0 off the mask"""
+    metrics: dict[str, Tensor]
+    """name → 0-d tensor without gradient, a sum over unmasked tokens"""
+
+
+def log_ratio(
+    logp: Tensor, old_logp: Tensor, mask: Tensor, *, max_log_ratio: float = 20.0
+) -> tuple[Tensor, Tensor]:
+    """ln π/π_old per token, safe to exponentiate.
+
+    clamp(logp − old_logp, ±max_log_ratio), and 0 where either is not finite or mask is False.
+
+    Gradient flows to logp where the value is neither clamped nor replaced.
+
+    Args:
+        logp: [B, T], nats.
+        old_logp: [B, T], nats.
+        mask: [B, T] bool.
+        max_log_ratio: bound on the absolute value, nats.
+
+    Returns:
+        The log-ratio [B, T], and [B, T] bool: True on unmasked tokens with a non-finite logp.
+    """
+    finite = torch.isfinite(logp.detach()) & torch.isfinite(old_logp)
+    difference = torch.where(mask & finite, logp - old_logp, 0.0)
+    return difference.clamp(-max_log_ratio, max_log_ratio), mask & ~finite
+
+
+def ppo_clip(
+    logp: Tensor,
+    old_logp: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float | None = None,
+    max_log_ratio: float = 20.0,
+) -> TokenLoss:
+    """Clipped policy-gradient loss, with its own bound on either side.
+
+    With ρ = exp(logp − old_logp):
+    L = max(−A·ρ, −A·clip(ρ, 1 − clip_low, 1 + clip_high)), and with a dual clip c, for A < 0:
+    min(L, −A·c).
+
+    Gradient flows to logp: −A·ρ inside the bounds, 0 where the loss is clipped, where the
+    log-ratio is clamped, and where logp or old_logp is not finite (the ratio counts as 1 there).
+
+    "Proximal Policy Optimization Algorithms" (arXiv 1707.06347, eq. 7); separate bounds: DAPO
+    (arXiv 2503.14476, eq. 10); dual clip: arXiv 1912.09729, eq. 5.
+
+    Args:
+        logp: [B, T] floating, nats, of the policy being trained.
+        old_logp: [B, T], nats, of the policy that is the ratio's denominator.
+        advantages: [B, T].
+        mask: [B, T] bool.
+        clip_low: the ratio may fall to 1 − clip_low, 0 ≤ clip_low ≤ 1.
+        clip_high: the ratio may rise to 1 + clip_high, clip_high ≥ 0.
+        dual_clip: c > 1, or None for no dual clip.
+        max_log_ratio: bound on |logp − old_logp| before it is exponentiated, nats.
+
+    Returns:
+        TokenLoss; metrics tokens, clip_low, clip_high, dual_clip (tokens whose loss is held by
+        that bound), kl_old (Σ ρ − 1 − ln ρ, nats) and nonfinite_logp (tokens).
+
+    Raises:
+        ValueError, TypeError: a wrong shape, dtype or bound.
+    """
+    check_tensor("logp", logp, ndim=2, floating=True)
+    check_tensor("old_logp", old_logp, shape=logp.shape, floating=True)
+    check_tensor("advantages", advantages, shape=logp.shape, floating=True)
+    check_tensor("mask", mask, shape=logp.shape, dtype=torch.bool)
+    check_bound("clip_low", clip_low, at_least=0, at_most=1)
+    check_bound("clip_high", clip_high, at_least=0)
+    check_bound("max_log_ratio", max_log_ratio, above=0)
+    if dual_clip is not None:
+        check_bound("dual_clip", dual_clip, above=1)
+
+    log_rho, nonfinite = log_ratio(logp, old_logp, mask, max_log_ratio=max_log_ratio)
+    ratio = log_rho.exp()
+    gain = torch.where(mask, advantages, 0.0).detach()
+    held_high = (gain > 0) & (ratio > 1 + clip_high)
+    held_low = (gain < 0) & (ratio < 1 - clip_low)
+    held_dual = (gain < 0) & (ratio > (math.inf if dual_clip is None else dual_clip))
+
+    bounded = torch.where(held_high, 1 + clip_high, ratio)
+    bounded = torch.where(held_low, 1 - clip_low, bounded)
+    if dual_clip is not None:
+        bounded = torch.where(held_dual, dual_clip, bounded)
+    loss = torch.where(mask, -gain * bounded, 0.0)
+
+    fixed = ratio.detach()
+    metrics = {
+        "tokens": mask.sum(),
+        "clip_low": held_low.sum(),
+        "clip_high": held_high.sum(),
+        "dual_clip": held_dual.sum(),
+        "kl_old": torch.where(mask, fixed - 1 - log_rho.detach(), 0.0).sum(),
+        "nonfinite_logp": nonfinite.sum(),
+    }
+    return TokenLoss(loss, metrics)

@@ -1,0 +1,124 @@
+"""What was sampled, in the one shape that every recipe and every harness agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from entropy_ext.rl.checks import check_bound, check_tensor
+
+__all__ = ["Rollout", "TokenRows"]
+
+_PER_TOKEN = {
+    "old_entropy": None,
+    "ref_logp": None,
+    "rollout_logp": None,
+    "values": None,
+    "teacher": torch.bool,
+    "teacher_logp": None,
+    "step_correct": torch.bool,
+}
+_PER_SEQUENCE = {"correct": torch.bool, "truncated": torch.bool, "domain": torch.int64}
+
+
+class TokenRows(Protocol):
+    """Anything with one row per token of the batch in row-major order, such as a kept token set."""
+
+    def rows(self, index: Tensor) -> TokenRows:
+        """The rows at `index`, [n] int64."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """B sampled responses, right-padded to T tokens.
+
+    Log-probabilities are those of the sampling temperature, in nats. Padding (mask False) may hold
+    anything.
+    """
+
+    tokens: Tensor
+    """[B, T] int64"""
+    mask: Tensor
+    """[B, T] bool: response tokens, the end-of-sequence token included"""
+    rewards: Tensor
+    """[B] floating"""
+    prompt: Tensor
+    """[B] int64: equal for responses to the same prompt"""
+    old_logp: Tensor
+    """[B, T], of the policy before the first update on this rollout"""
+    max_length: int
+    """longest response the sampler allows, tokens"""
+    step: int
+    """training step, from 0"""
+    progress: float
+    """share of training done, 0 to 1"""
+    old_entropy: Tensor | None = None
+    """[B, T], of the same policy as old_logp, nats"""
+    ref_logp: Tensor | None = None
+    """[B, T], of the reference policy"""
+    rollout_logp: Tensor | None = None
+    """[B, T], as the sampler itself reported it"""
+    values: Tensor | None = None
+    """[B, T], of the value head when the rollout was made"""
+    correct: Tensor | None = None
+    """[B] bool: the checker's verdict, before any shaping"""
+    answers: Sequence[Hashable | None] | None = None
+    """B extracted answers, None where there is none"""
+    truncated: Tensor | None = None
+    """[B] bool: stopped by max_length"""
+    teacher: Tensor | None = None
+    """[B, T] bool: tokens written by a teacher"""
+    teacher_logp: Tensor | None = None
+    """[B, T], of the teacher"""
+    step_correct: Tensor | None = None
+    """[B, T] bool: tokens of reasoning steps judged correct"""
+    domain: Tensor | None = None
+    """[B] int64: kind of task"""
+    support: TokenRows | None = None
+    """the token ids the sampler kept, one row per token of [B, T]"""
+
+    def __post_init__(self) -> None:
+        check_tensor("mask", self.mask, ndim=2, dtype=torch.bool)
+        both, rows = self.mask.shape, self.mask.shape[:1]
+        check_tensor("tokens", self.tokens, shape=both, dtype=torch.int64)
+        check_tensor("old_logp", self.old_logp, shape=both, floating=True)
+        check_tensor("rewards", self.rewards, shape=rows, floating=True)
+        check_tensor("prompt", self.prompt, shape=rows, dtype=torch.int64)
+        check_bound("max_length", self.max_length, at_least=1)
+        check_bound("step", self.step, at_least=0)
+        check_bound("progress", self.progress, at_least=0, at_most=1)
+        for names, shape in ((_PER_TOKEN, both), (_PER_SEQUENCE, rows)):
+            for name, dtype in names.items():
+                if (value := getattr(self, name)) is not None:
+                    check_tensor(name, value, shape=shape, dtype=dtype, floating=dtype is None)
+        if self.answers is not None and len(self.answers) != len(self.mask):
+            raise ValueError(f"answers: expected {len(self.mask)}, got {len(self.answers)}")
+
+    @property
+    def lengths(self) -> Tensor:
+        """[B] int64: response tokens."""
+        return self.mask.sum(-1)
+
+    def replace(self, **changes: Any) -> Rollout:
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+    def rows(self, index: Tensor | slice) -> Rollout:
+        """The sequences at `index`: int64 positions, a [B] bool mask, or a slice."""
+        positions = torch.arange(len(self.mask), device=self.mask.device)[index]
+        changes: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                changes[field.name] = value[positions]
+        if self.answers is not None:
+            changes["answers"] = [self.answers[i] for i in positions.tolist()]
+        if self.support is not None:
+            width = self.mask.shape[1]
+            columns = torch.arange(width, device=positions.device)
+            changes["support"] = self.support.rows((positions[:, None] * width + columns).flatten())
+        return replace(self, **changes)

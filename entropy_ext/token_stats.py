@@ -1,0 +1,92 @@
+"""token_stats: vocabulary logits → a handful of numbers per token, in one read of the logits."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from entropy_ext import ops
+from entropy_ext.native import STATS_DTYPE
+
+__all__ = ["TokenStats", "token_stats"]
+
+
+class TokenStats(NamedTuple):
+    """Per-token numbers of p = softmax(z/τ), each [...], float32 (float64 for float64 logits).
+
+    Gradient flows to the logits through logp, entropy and lse only. The other four are None unless
+    they were asked for.
+    """
+
+    logp: Tensor
+    """ln p[token], nats"""
+    entropy: Tensor
+    """−Σ p ln p, nats"""
+    lse: Tensor
+    """ln Σ exp(z/τ), nats"""
+    collision: Tensor | None = None
+    """Σ p²"""
+    collision_logp: Tensor | None = None
+    """Σ p² ln p, nats"""
+    varentropy: Tensor | None = None
+    """Var_p(ln p), nats²"""
+    max_logp: Tensor | None = None
+    """max ln p, nats"""
+
+
+def token_stats(
+    logits: Tensor,
+    tokens: Tensor,
+    *,
+    temperature: float | Tensor = 1.0,
+    mask: Tensor | None = None,
+    extras: bool = False,
+) -> TokenStats:
+    """Log-probability, entropy and log-sum-exp of every token, in one read of the logits.
+
+    With p = softmax(z/τ):  logp = ln p[token],  entropy = −Σⱼ pⱼ ln pⱼ,  lse = ln Σⱼ exp(zⱼ/τ).
+
+    Gradient flows to logits through these three, in one read and one write:
+    dzᵢ = (1/τ)[g_logp(1[i = token] − pᵢ) − g_entropy·pᵢ(ln pᵢ + H) + g_lse·pᵢ].
+    The extras carry no gradient, nothing flows to temperature, and double backward raises.
+
+    Logits of −inf are impossible tokens: they add 0 to every sum and receive gradient 0. The result
+    for a row depends on that row alone, bit for bit (docs/numerics.md).
+
+    Args:
+        logits: [..., V] float32, bfloat16, float16 or float64, any strides as long as the
+            vocabulary is contiguous. Never modified, nor copied.
+        tokens: [...] int64 in [0, V).
+        temperature: τ > 0, a number or a [...] tensor of float32 (float64 for float64 logits).
+        mask: [...] bool; rows where it is False are not read, give 0 and receive gradient 0.
+        extras: also return collision, collision_logp, varentropy and max_logp.
+
+    Returns:
+        TokenStats of [...] tensors, float32 (float64 for float64 logits).
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong dtype, shape, device or layout; on the CPU
+            also a token outside [0, V) or a temperature that is not positive and finite in an
+            unmasked row. On CUDA such a row is NaN, for finding it would wait for the device.
+    """
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"logits: expected a tensor, got {type(logits).__name__}")
+    if not isinstance(tokens, Tensor):
+        raise TypeError(f"tokens: expected a tensor, got {type(tokens).__name__}")
+    if isinstance(temperature, Tensor):
+        if temperature.requires_grad:
+            raise ValueError(
+                "temperature: expected a tensor without gradient, for none flows to it; "
+                "detach it, or divide the logits by it"
+            )
+    else:
+        dtype = STATS_DTYPE.get(logits.dtype, torch.float32)
+        temperature = torch.full((), temperature, dtype=dtype, device=logits.device)
+    logp, entropy, lse, _, _, extra = ops.token_stats_forward(
+        logits, tokens, temperature, mask, extras
+    )
+    if not extras:
+        return TokenStats(logp, entropy, lse)
+    return TokenStats(logp, entropy, lse, *extra.detach().unbind())
