@@ -1,0 +1,71 @@
+"""Results as tables for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.results import Result
+
+__all__ = ["print_environment", "print_results"]
+
+FORMULAS = {
+    "forward": "N·V·size: read the logits",
+    "backward": "2·N·V·size: read the logits, write their gradient",
+    "forward+backward": "3·N·V·size: read, then read and write",
+}
+
+
+def print_environment(console: Console, result: Result) -> None:
+    """One line about machine and versions."""
+    cuda = f" · CUDA {result.cuda}" if result.cuda else ""
+    console.print(
+        f"{result.device} · {result.threads} threads · CPU kernels {result.isa} · "
+        f"torch {result.torch}{cuda} · commit {result.commit or 'unknown'} · {result.date}",
+        style="dim",
+        highlight=False,
+    )
+
+
+def print_results(console: Console, results: Sequence[Result]) -> None:
+    """One table for each problem, in the order measured."""
+    for _, rows in groupby(results, key=lambda result: result.problem):
+        console.print(table_of(list(rows)))
+
+
+def table_of(results: Sequence[Result]) -> Table:
+    """The implementations of one problem, next to its floors."""
+    first = results[0]
+    table = Table(
+        title=f"{first.direction}  [{first.rows}, {first.vocab}] {first.dtype}",
+        caption=f"bytes = {FORMULAS[first.direction]}",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("implementation")
+    for heading in ("ms", "p20–p80", "MB", "GB/s", f"× {first.floor}", "extra MB", "first s"):
+        table.add_column(heading, justify="right")
+    table.add_column("note")
+    for result in results:
+        table.add_row(
+            result.implementation,
+            number(result.ms, 2),
+            f"{number(result.ms_p20, 2)}–{number(result.ms_p80, 2)}",
+            number(result.bytes / 1e6, 1),
+            number(result.gb_s, 1),
+            number(result.ratio, 2),
+            number(result.extra_mb, 1),
+            number(result.first_s, 2),
+            result.note,
+            style="bold" if result.implementation.startswith("ours") else None,
+        )
+    return table
+
+
+def number(value: float, digits: int) -> str:
+    """Fixed-point, a dash for what was not measured."""
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"

@@ -1,0 +1,134 @@
+"""Interleaved timing: every candidate runs once a round, so that machine noise hits all alike."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+
+__all__ = ["Call", "Samples", "Stopwatch", "cpu_stopwatch", "cuda_stopwatch", "round_robin"]
+
+WARMUPS = 2
+FEWEST_REPEATS = 3
+
+Stopwatch = Callable[[Callable[[], object]], Callable[[], float]]
+"""Runs a function and returns how to read the milliseconds it took, to be called after the round:
+a CUDA event pair is not ready before."""
+
+
+def nothing(turn: int) -> None:
+    """The preparation of a call that needs none."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One candidate on one problem; `turn` counts the calls, to rotate among buffers."""
+
+    run: Callable[[int], object]
+    before: Callable[[int], None] = nothing
+    """Untimed, right before each run."""
+
+
+@dataclass
+class Samples:
+    """What one candidate took."""
+
+    first_s: float = 0.0
+    """Seconds of the very first call: compilation, page faults, lazy initialisation."""
+    ms: list[float] = field(default_factory=list)
+    error: str = ""
+    """Why there are no times, else empty."""
+
+    def quantile(self, q: float) -> float:
+        """The q-quantile of the times in ms, NaN if there are none."""
+        return float(np.quantile(self.ms, q)) if self.ms else math.nan
+
+
+def cpu_stopwatch(run: Callable[[], object]) -> Callable[[], float]:
+    """Wall-clock time of a function that returns when its work is done."""
+    start = time.perf_counter()
+    kept = run()
+    ms = (time.perf_counter() - start) * 1e3
+    del kept  # so late: returning hundreds of megabytes to the system is not the work to be timed
+    return lambda: ms
+
+
+def cuda_stopwatch(lead: torch.Tensor) -> Stopwatch:
+    """Device time between two events.
+
+    Args:
+        lead: a large tensor that is read before the first event. The host meanwhile queues the
+            timed launches, so that launch gaps stay out of the number, and the read leaves clean
+            lines in L2, which cost the timed kernel no write-back.
+    """
+
+    def stopwatch(run: Callable[[], object]) -> Callable[[], float]:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        lead.sum()
+        start.record()
+        run()
+        end.record()
+        return lambda: float(start.elapsed_time(end))
+
+    return stopwatch
+
+
+def round_robin(
+    calls: Mapping[str, Call],
+    *,
+    repeats: int,
+    stopwatch: Stopwatch,
+    synchronize: Callable[[], None] = lambda: None,
+    budget_s: float = float("inf"),
+) -> dict[str, Samples]:
+    """Time the calls in turn, each round starting from another one.
+
+    Args:
+        calls: name → call.
+        repeats: timed runs of each.
+        stopwatch: times one run.
+        synchronize: waits for the device.
+        budget_s: a call so slow that `repeats` runs would take longer gets fewer, at least 3.
+
+    Returns:
+        name → Samples. A call that ran out of memory has its error set and no times.
+    """
+    samples = {name: Samples() for name in calls}
+    rounds = {}
+    for name, call in calls.items():
+        try:
+            for warmup in range(WARMUPS):
+                call.before(warmup)
+                start = time.perf_counter()
+                call.run(warmup)
+                synchronize()
+                seconds = time.perf_counter() - start
+                if warmup == 0:
+                    samples[name].first_s = seconds
+        except torch.OutOfMemoryError:
+            samples[name].error = "out of memory"
+            continue
+        affordable = max(FEWEST_REPEATS, int(budget_s / max(seconds, 1e-9)))
+        rounds[name] = min(repeats, affordable)
+
+    for turn in range(max(rounds.values(), default=0)):
+        names = rotated([name for name in rounds if turn < rounds[name]], turn)
+        pending = {}
+        for name in names:
+            calls[name].before(turn)
+            pending[name] = stopwatch(partial(calls[name].run, turn))
+        synchronize()
+        for name, read in pending.items():
+            samples[name].ms.append(read())
+    return samples
+
+
+def rotated(names: Sequence[str], turn: int) -> list[str]:
+    """The names, cyclically shifted by `turn`, so that none always runs after the same other."""
+    shift = turn % len(names)
+    return [*names[shift:], *names[:shift]]
