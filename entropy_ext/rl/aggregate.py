@@ -72,7 +72,7 @@ def aggregate(
         loss = loss / length
     # Empty: 0 divided by 1 rather than by 0. A count may be a fraction when it is a mean over
     # ranks, so that it cannot be clamped to 1.
-    return loss.sum() / torch.where(normalizer > 0, normalizer, 1)
+    return loss.sum() / torch.where(normalizer > 0, normalizer, 1).to(loss.dtype)
 
 
 def count(mask: Tensor, mode: Aggregation) -> Tensor:

@@ -41,15 +41,15 @@ def check_bound(
     name: str,
     value: float,
     *,
-    above: float = -math.inf,
+    above: float | None = None,
     at_least: float = -math.inf,
     at_most: float = math.inf,
 ) -> None:
     """Raise ValueError unless above < value and at_least ≤ value ≤ at_most (NaN never passes)."""
-    if value > above and at_least <= value <= at_most:
+    if (above is None or value > above) and at_least <= value <= at_most:
         return
     wanted = [
-        *([f"> {above:g}"] if above > -math.inf else []),
+        *([f"> {above:g}"] if above is not None else []),
         *([f">= {at_least:g}"] if at_least > -math.inf else []),
         *([f"<= {at_most:g}"] if at_most < math.inf else []),
     ]

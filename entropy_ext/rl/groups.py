@@ -23,9 +23,9 @@ class Groups:
     def __init__(self, prompt: Tensor) -> None:
         check_tensor("prompt", prompt, ndim=1, dtype=torch.int64)
         self._order = torch.argsort(prompt, stable=True)
-        ordered = prompt[self._order]
-        starts = torch.ones_like(ordered, dtype=torch.bool)
-        starts[1:] = ordered[1:] != ordered[:-1]
+        ordered = prompt.gather(0, self._order)
+        position = torch.arange(len(prompt), device=prompt.device)
+        starts = (ordered != ordered.roll(1)) | (position == 0)
         segment = starts.cumsum(0) - 1
         # One slot per response, of which only the first (number of groups) are used: their number
         # is not known without asking the device.
@@ -36,19 +36,20 @@ class Groups:
     @property
     def size(self) -> Tensor:
         """[B] int64: how many responses share this response's prompt, itself included."""
-        return self._counts[self._segment]
+        return self._counts.gather(0, self._segment)
 
     def first(self, values: Tensor) -> Tensor:
         """[B]: the value of the group's first member."""
-        return values[self._order][self._first[self._segment]]
+        positions = self._first.gather(0, self._segment)
+        return values.gather(0, self._order).gather(0, positions)
 
     def sum(self, values: Tensor) -> Tensor:
         """[B]: the sum over the group, at every member. `values` is [B], floating."""
         check_tensor("values", values, shape=self._segment.shape, floating=True)
         sums = torch.segment_reduce(
-            values[self._order], "sum", lengths=self._counts, initial=0, unsafe=True
+            values.gather(0, self._order), "sum", lengths=self._counts, initial=0, unsafe=True
         )
-        return sums[self._segment]
+        return sums.gather(0, self._segment)
 
     def centred(self, values: Tensor) -> Tensor:
         """[B]: values minus their group's mean; exactly 0 where the whole group is equal."""

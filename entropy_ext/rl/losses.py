@@ -44,6 +44,7 @@ def log_ratio(
     Returns:
         The log-ratio [B, T], and [B, T] bool: True on unmasked tokens with a non-finite logp.
     """
+    old_logp = old_logp.detach()
     finite = torch.isfinite(logp.detach()) & torch.isfinite(old_logp)
     difference = torch.where(mask & finite, logp - old_logp, 0.0)
     return difference.clamp(-max_log_ratio, max_log_ratio), mask & ~finite

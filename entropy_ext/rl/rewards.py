@@ -12,9 +12,7 @@ from entropy_ext.rl.checks import check_bound, check_tensor
 __all__ = ["soft_overlong"]
 
 
-def soft_overlong(
-    lengths: Tensor, max_length: int, buffer: int, *, floor: float = -1.0
-) -> Tensor:
+def soft_overlong(lengths: Tensor, max_length: int, buffer: int, *, floor: float = -1.0) -> Tensor:
     """Penalty that grows over the last `buffer` tokens before the length limit.
 
     With l the response length, L the limit and c the buffer:

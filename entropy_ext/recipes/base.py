@@ -1,0 +1,219 @@
+"""GRPO, and the hooks that every other recipe overrides some of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from entropy_ext import TokenStats
+from entropy_ext.recipes.types import (
+    Plan,
+    PromptStats,
+    Sampling,
+    Statistics,
+    StepActions,
+    Targets,
+)
+from entropy_ext.rl.advantages import Singleton, group_zscore
+from entropy_ext.rl.aggregate import Aggregation, check_aggregation, count
+from entropy_ext.rl.checks import check_bound
+from entropy_ext.rl.losses import TokenLoss, ppo_clip
+from entropy_ext.rl.rollout import Rollout
+
+__all__ = ["Recipe"]
+
+
+class Recipe:
+    """Group Relative Policy Optimization, and the base of all recipes.
+
+    L = max(−A·ρ, −A·clip(ρ, 1 − clip_low, 1 + clip_high)) − entropy_coef·H,
+    A = (r − mean_g r)/(std_g r + eps), averaged over each response and then over responses.
+
+    A training step calls the hooks in this order:
+
+    1. `select_prompts` weighs the prompts; responses are sampled as `sampling` says.
+    2. `shape_rewards`, whose result replaces the rollout's rewards; `keep` says which responses
+       stay, and dropped groups are sampled anew up to `sampling.refill` times.
+    3. `targets` on the whole rollout, once.
+    4. `epochs` times, for each of the `minibatches` parts of the rollout, one optimizer step:
+       `prepare` once, then for each micro-batch `token_loss` (and `value_loss`) with the rows of
+       the rollout, targets and plan, `plan.aggregate`, backward.
+    5. `after_step`, whose requests the harness carries out.
+
+    `statistics` says which `stats` `prepare` is given: those of the policy being trained over the
+    whole mini-batch ("minibatch": costs another forward pass when there are several
+    micro-batches), those recorded with old_logp ("rollout"), or None ("micro": the recipe needs
+    only what each micro-batch's own forward pass brings to `token_loss`).
+
+    Follows verl's convention for the details that DeepSeekMath (arXiv 2402.03300, eq. 3 and
+    section 4.1.2) leaves open: unbiased standard deviation, eps 1e-6 added to it, log-ratio
+    clamped to ±20. The paper's KL penalty (0.04) is left out, and it takes one optimizer step per
+    rollout of 64 responses per prompt; a response alone in its group gets 0, in verl its reward
+    (singleton="reward").
+
+    Args:
+        clip_low: the ratio may fall to 1 − clip_low.
+        clip_high: the ratio may rise to 1 + clip_high.
+        dual_clip: bound c > 1 on the ratio where the advantage is negative, or None.
+        entropy_coef: weight of the entropy bonus.
+        aggregation: see `rl.aggregate`; None takes the recipe's own.
+        eps: added to the group's standard deviation.
+        singleton: advantage of a response alone in its group: "zero" or its "reward".
+        minibatches: optimizer steps per epoch; None takes the recipe's own.
+        epochs: passes over a rollout; None takes the recipe's own.
+        sampling: how to sample; None takes the recipe's own.
+    """
+
+    name: ClassVar[str] = "grpo"
+    paper: ClassVar[str] = "arXiv 2402.03300"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """optional Rollout fields that must be there"""
+    statistics: ClassVar[Statistics] = "micro"
+    whole_sequences: bool = False
+    """micro-batches must not split a sequence; an aggregation by sequence means implies it"""
+    aggregation: Aggregation = "seq-mean-token-mean"
+    minibatches: int = 4
+    """optimizer steps per epoch"""
+    epochs: int = 1
+    """passes over a rollout"""
+    sampling: Sampling = Sampling()
+
+    def __init__(
+        self,
+        *,
+        clip_low: float = 0.2,
+        clip_high: float = 0.2,
+        dual_clip: float | None = None,
+        entropy_coef: float = 0.0,
+        aggregation: Aggregation | None = None,
+        eps: float = 1e-6,
+        singleton: Singleton = "zero",
+        minibatches: int | None = None,
+        epochs: int | None = None,
+        sampling: Sampling | None = None,
+    ) -> None:
+        check_bound("clip_low", clip_low, at_least=0, at_most=1)
+        check_bound("clip_high", clip_high, at_least=0)
+        if dual_clip is not None:
+            check_bound("dual_clip", dual_clip, above=1)
+        self.clip_low = clip_low
+        self.clip_high = clip_high
+        self.dual_clip = dual_clip
+        self.entropy_coef = entropy_coef
+        self.eps = eps
+        self.singleton: Singleton = singleton
+        if aggregation is not None:
+            check_aggregation(aggregation)
+            self.aggregation = aggregation
+        self.minibatches = self.minibatches if minibatches is None else minibatches
+        self.epochs = self.epochs if epochs is None else epochs
+        self.sampling = self.sampling if sampling is None else sampling
+        check_bound("minibatches", self.minibatches, at_least=1)
+        check_bound("epochs", self.epochs, at_least=1)
+        self.whole_sequences = self.whole_sequences or self.aggregation == "seq-mean-token-mean"
+
+    def select_prompts(self, prompt_stats: PromptStats, progress: float) -> Tensor:
+        """Weights [P] ≥ 0 with which the next prompts are drawn. Here: all alike."""
+        return torch.ones_like(prompt_stats.attempts, dtype=torch.float32)
+
+    def shape_rewards(self, rollout: Rollout) -> Tensor:
+        """The rewards [B] to learn from. Here: as the checker gave them."""
+        return rollout.rewards
+
+    def keep(self, rollout: Rollout) -> Tensor:
+        """[B] bool: the responses to learn from; whole groups stay or go. Here: all."""
+        return torch.ones_like(rollout.prompt, dtype=torch.bool)
+
+    def targets(self, rollout: Rollout) -> Targets:
+        """Advantages, and returns for a value head, from shaped rewards."""
+        self.check(rollout)
+        return Targets(
+            group_zscore(
+                rollout.rewards,
+                rollout.prompt,
+                rollout.mask,
+                eps=self.eps,
+                singleton=self.singleton,
+            )
+        )
+
+    @torch.no_grad()
+    def prepare(
+        self,
+        stats: TokenStats | None,
+        rollout: Rollout,
+        targets: Targets,
+        *,
+        group: dist.ProcessGroup | None = None,
+    ) -> Plan:
+        """What is fixed for one optimizer step over the mini-batch `rollout`.
+
+        Args:
+            stats: [B, T] each, detached; see `statistics`.
+            rollout: the mini-batch.
+            targets: its targets.
+            group: ranks that hold the other parts of the mini-batch. The normaliser is then the
+                mean of their counts, so that the mean of their gradients is that of the whole.
+        """
+        self.check(rollout)
+        normalizer = count(rollout.mask, self.aggregation)
+        if group is not None:
+            dist.all_reduce(normalizer, group=group)
+            normalizer = normalizer / dist.get_world_size(group)
+        coefficients = {}
+        if self.entropy_coef != 0:
+            coefficients["entropy"] = rollout.old_logp.new_tensor(self.entropy_coef)
+        return Plan(
+            mask=rollout.mask,
+            aggregation=self.aggregation,
+            normalizer=normalizer,
+            max_length=rollout.max_length,
+            coefficients=coefficients,
+        )
+
+    def token_loss(
+        self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
+    ) -> TokenLoss:
+        """The loss of every token [B, T]: pure, differentiable in stats' logp, entropy and lse."""
+        loss, metrics = ppo_clip(
+            stats.logp,
+            rollout.old_logp,
+            targets.advantages,
+            plan.mask,
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+            dual_clip=self.dual_clip,
+        )
+        if plan.weights is not None:
+            loss = torch.where(plan.mask, loss * plan.weights, 0.0)
+        if "entropy" in plan.coefficients:
+            known = plan.mask & torch.isfinite(stats.entropy.detach())
+            loss = loss - plan.coefficients["entropy"] * torch.where(known, stats.entropy, 0.0)
+        return TokenLoss(loss, metrics)
+
+    def value_loss(self, values: Tensor, rollout: Rollout, targets: Targets) -> TokenLoss:
+        """The loss of a value head's predictions [B, T]; only for recipes that need "values"."""
+        raise NotImplementedError(f"recipe {self.name} has no value function")
+
+    def after_step(self, metrics: Mapping[str, float]) -> StepActions:
+        """Look at a finished training step's metrics; say what the harness should do now."""
+        return StepActions()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must survive an interruption besides the constructor's arguments."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        if state:
+            raise ValueError(f"recipe {self.name} keeps no state, got {', '.join(sorted(state))}")
+
+    def check(self, rollout: Rollout) -> None:
+        """Raise ValueError if the rollout lacks a field that this recipe needs."""
+        for name in sorted(self.needs):
+            if getattr(rollout, name) is None:
+                raise ValueError(f"recipe {self.name} needs Rollout.{name}, which is None")

@@ -1,0 +1,106 @@
+"""What passes between a recipe and the harness that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from entropy_ext.rl.aggregate import Aggregation, aggregate
+
+__all__ = ["Plan", "PromptStats", "Sampling", "Statistics", "StepActions", "Targets"]
+
+Statistics = Literal["micro", "minibatch", "rollout"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the responses of one training step are to be sampled."""
+
+    group_size: int = 16
+    """responses to each prompt"""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    teacher_traces: int = 0
+    """how many of the group are written by a teacher"""
+    offline: bool = False
+    """learn from stored responses; nothing is sampled"""
+    refill: int = 0
+    """how many more batches may be sampled in a step to replace the groups that `keep` drops"""
+
+
+class PromptStats(NamedTuple):
+    """What is known of each of the P prompts of the training set; for `select_prompts`."""
+
+    attempts: Tensor
+    """[P] int64: responses sampled so far"""
+    successes: Tensor
+    """[P] int64: the correct ones among them"""
+    semantic_entropy: Tensor | None = None
+    """[P], of the latest group, nats; NaN where never measured"""
+    domain: Tensor | None = None
+    """[P] int64"""
+
+
+class Targets(NamedTuple):
+    """What the losses are told to move towards; no gradient."""
+
+    advantages: Tensor
+    """[B, T], 0 off the mask"""
+    returns: Tensor | None = None
+    """[B, T], targets of the value head"""
+
+    def rows(self, index: Tensor | slice) -> Targets:
+        """The sequences at `index`."""
+        returns = None if self.returns is None else self.returns[index]
+        return Targets(self.advantages[index], returns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All that is fixed for one optimizer step; detached. Micro-batches take their `rows`."""
+
+    mask: Tensor
+    """[B, T] bool: the tokens that the loss is averaged over"""
+    aggregation: Aggregation
+    normalizer: Tensor
+    """0-d: tokens or sequences in the whole mini-batch; the mean over ranks if there are several"""
+    max_length: int
+    """the constant of seq-mean-token-sum-norm, tokens"""
+    weights: Tensor | None = None
+    """[B, T]: factor on each token's policy loss, the normaliser unchanged"""
+    coefficients: Mapping[str, Tensor] = field(default_factory=dict)
+    """name → 0-d tensor, such as "entropy" """
+    tokens: Mapping[str, Tensor] = field(default_factory=dict)
+    """name → [B, T]: further selections or weights that a recipe's token_loss reads"""
+
+    def rows(self, index: Tensor | slice) -> Plan:
+        """The sequences at `index`; the normaliser and the coefficients stay as they are."""
+        return replace(
+            self,
+            mask=self.mask[index],
+            weights=None if self.weights is None else self.weights[index],
+            tokens={name: value[index] for name, value in self.tokens.items()},
+        )
+
+    def aggregate(self, loss: Tensor) -> Tensor:
+        """This micro-batch's share of the mini-batch's loss; the shares add up. 0-d."""
+        return aggregate(
+            loss,
+            self.mask,
+            self.aggregation,
+            normalizer=self.normalizer,
+            max_length=self.max_length,
+        )
+
+
+class StepActions(NamedTuple):
+    """What the harness is asked to do after a training step."""
+
+    reset_reference: bool = False
+    """make the current policy the reference"""
+    reset_optimizer: bool = False
+    """forget the optimizer's moments"""
