@@ -1,0 +1,54 @@
+"""Devices, threads and property-test settings for the whole suite."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from hypothesis import settings
+
+from entropy_ext import backend_info
+
+DEVICES_VARIABLE = "ENTROPY_EXT_TEST_DEVICES"
+
+# Derandomised, so that a failure is there again on the next run and on the next machine.
+settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=40)
+settings.load_profile("suite")
+
+
+def _devices() -> list[str]:
+    """The CPU always, CUDA where the build and the machine have it, or what the variable names."""
+    wanted = os.environ.get(DEVICES_VARIABLE)
+    if wanted:
+        return wanted.split(",")
+    return ["cpu", "cuda"] if backend_info()["cuda_usable"] else ["cpu"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "isa: also run under every CPU instruction set, by tests/test_isa.py"
+    )
+
+
+def pytest_report_header() -> str:
+    info = backend_info()
+    cuda = ", ".join(info["cuda_architectures"]) if info["cuda_built"] else "not built"
+    return (
+        f"entropy_ext {info['version']}: devices {', '.join(_devices())}; "
+        f"CPU instruction set {info['cpu_isa']}; CUDA {cuda}; torch {info['torch']}"
+    )
+
+
+@pytest.fixture(params=_devices(), scope="session")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """torch.set_num_threads, undone after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
