@@ -17,11 +17,13 @@ from rich.table import Table
 from bench.candidates import Shape
 from bench.grid import run
 from bench.results import Result, read_csv
+from entropy_ext import backend_info
 
 __all__ = ["Bar", "bars", "isa_results", "print_bars", "reference_results"]
 
 ROWS, VOCAB = 512, 151936
-REPEATS = 7
+KERNEL_REPEATS = 31
+WHOLE_REPEATS = 7
 # Page counters are exact to a few hundred kilobytes (bench/memory.py). What grows with the logits
 # would be 311 MB here, or 156 MB in bfloat16.
 COUNTER_SLACK_MB = 1.0
@@ -47,12 +49,24 @@ class Bar:
 
 def reference_results() -> Iterator[list[Result]]:
     """Measure the shapes that the promises are about."""
+    cpu = torch.device("cpu")
     for dtype in ("float32", "bfloat16"):
+        shapes = [Shape(ROWS, VOCAB, dtype)]
+        kernels = ("ours", "ours+extras")
         yield from run(
-            [Shape(ROWS, VOCAB, dtype)],
-            device=torch.device("cpu"),
-            repeats=REPEATS,
-            only=("ours", "ours+extras", "eager", "compile"),
+            shapes,
+            device=cpu,
+            repeats=KERNEL_REPEATS,
+            only=kernels,
+            directions=("forward", "backward"),
+        )
+        whole = ("ours", "eager", "compile")
+        yield from run(
+            shapes,
+            device=cpu,
+            repeats=WHOLE_REPEATS,
+            only=whole,
+            directions=("forward+backward",),
             budget_s=float("inf"),
         )
 
@@ -61,8 +75,10 @@ def isa_results(isas: Sequence[str]) -> dict[str, list[Result]]:
     """Measure our kernels in processes that force an instruction set each.
 
     Returns:
-        isa → rows. A set that this CPU lacks is left out.
+        isa → rows; empty where the CPU, or ENTROPY_EXT_ISA, does not allow all of them.
     """
+    if backend_info()["cpu_isa"] != max(isas):
+        return {}
     results = {}
     with tempfile.TemporaryDirectory() as directory:
         for isa in isas:
@@ -74,10 +90,15 @@ def isa_results(isas: Sequence[str]) -> dict[str, list[Result]]:
                 "--direction": "forward,backward",
                 "--device": "cpu",
                 "--threads": str(torch.get_num_threads()),
-                "--repeats": str(REPEATS),
+                "--repeats": str(KERNEL_REPEATS),
                 "--csv": str(csv),
             }
-            command = [sys.executable, "-m", "bench", *(word for pair in options.items() for word in pair)]
+            command = [
+                sys.executable,
+                "-m",
+                "bench",
+                *(word for pair in options.items() for word in pair),
+            ]
             environment = os.environ | {"ENTROPY_EXT_ISA": isa}
             subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
             results[isa] = read_csv(csv)
@@ -89,7 +110,7 @@ def bars(results: Sequence[Result], by_isa: dict[str, list[Result]]) -> list[Bar
 
     Args:
         results: what reference_results yields.
-        by_isa: what isa_results returns.
+        by_isa: what isa_results returns; when empty, its promises are left out.
     """
 
     def one(dtype: str, direction: str, implementation: str, among: Sequence[Result]) -> Result:
@@ -136,7 +157,7 @@ def bars(results: Sequence[Result], by_isa: dict[str, list[Result]]) -> list[Bar
                 note=f"logits: {plain.bytes / 1e6:.0f} MB",
             )
         )
-        for direction in ("forward", "backward"):
+        for direction in ("forward", "backward") if by_isa else ():
             # Each process has its own floor: comparing ratios takes the machine's mood out.
             v3, v4 = (one(dtype, direction, "ours", by_isa[isa]) for isa in ("v3", "v4"))
             promises.append(Bar(f"{direction} {dtype}, v3", v3.ratio / v4.ratio, 2.0, "× v4"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -11,13 +13,23 @@ from rich.table import Table
 
 from bench.results import Result
 
-__all__ = ["print_environment", "print_results"]
+__all__ = ["print_environment", "print_results", "warn_if_busy", "wide_console"]
+
+LOG_WIDTH = 132
+"""Columns where the output is no terminal: a log should not wrap its tables."""
+BUSY_LOAD = 0.5
+"""Running programs per processor, over the last minute, from which a machine counts as busy."""
 
 FORMULAS = {
     "forward": "N·V·size: read the logits",
     "backward": "2·N·V·size: read the logits, write their gradient",
     "forward+backward": "3·N·V·size: read, then read and write",
 }
+
+
+def wide_console() -> Console:
+    """A console as wide as the terminal, or as LOG_WIDTH."""
+    return Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
 
 
 def print_environment(console: Console, result: Result) -> None:
@@ -29,6 +41,17 @@ def print_environment(console: Console, result: Result) -> None:
         style="dim",
         highlight=False,
     )
+
+
+def warn_if_busy(console: Console) -> None:
+    """Say so when other programs compete for the processors, for then no CPU time means much."""
+    load, processors = os.getloadavg()[0], os.cpu_count() or 1
+    if load > BUSY_LOAD * processors:
+        console.print(
+            f"Other work is running here (load {load:.1f} on {processors} processors): "
+            "CPU times of this run are unreliable.",
+            style="yellow",
+        )
 
 
 def print_results(console: Console, results: Sequence[Result]) -> None:

@@ -82,7 +82,12 @@ def append_csv(path: Path, results: Iterable[Result]) -> None:
         if file.tell() == 0:
             writer.writeheader()
         for result in results:
-            writer.writerow(asdict(result))
+            writer.writerow({name: plain(value) for name, value in asdict(result).items()})
+
+
+def plain(value: object) -> object:
+    """Numbers with as many digits as a measurement bears."""
+    return f"{value:.5g}" if isinstance(value, float) else value
 
 
 def check_columns(path: Path) -> None:

@@ -113,8 +113,8 @@ def round_robin(
         except torch.OutOfMemoryError:
             samples[name].error = "out of memory"
             continue
-        affordable = max(FEWEST_REPEATS, int(budget_s / max(seconds, 1e-9)))
-        rounds[name] = min(repeats, affordable)
+        affordable = max(FEWEST_REPEATS, budget_s / max(seconds, 1e-9))
+        rounds[name] = int(min(repeats, affordable))
 
     for turn in range(max(rounds.values(), default=0)):
         names = rotated([name for name in rounds if turn < rounds[name]], turn)

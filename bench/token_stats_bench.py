@@ -12,7 +12,7 @@ from bench.candidates import DTYPES, ROTATED_BYTES, Calls, Shape, available
 from bench.environment import environment
 from bench.memory import peak_extra_bytes
 from bench.results import Result, useful_bytes
-from bench.timing import Call, Samples, cpu_stopwatch, cuda_stopwatch, round_robin
+from bench.timing import Call, Samples, Stopwatch, cpu_stopwatch, cuda_stopwatch, round_robin
 
 __all__ = ["measure"]
 
@@ -44,7 +44,7 @@ def measure(
     """
     names = [name for name in available(device) if only is None or name in only]
     calls = Calls(shape, device)
-    stopwatch = cpu_stopwatch
+    stopwatch: Stopwatch = cpu_stopwatch
     if device.type == "cuda":
         stopwatch = cuda_stopwatch(torch.ones(ROTATED_BYTES, dtype=torch.uint8, device=device))
     for direction in directions:
