@@ -16,8 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bench.candidates import DTYPES, IMPLEMENTATIONS
 from bench.check import bars, isa_results, print_bars, reference_results
-from bench.grid import DEFAULT_DTYPES, DEFAULT_ROWS, DEFAULT_VOCAB, QUICK_ROWS, QUICK_VOCAB, run
-from bench.grid import grid as grid_of
+from bench.grid import DEFAULT, QUICK, grid, run
 from bench.report import print_environment, print_results, warn_if_busy, wide_console
 from bench.results import PASSES, Result, append_csv, check_columns
 
@@ -111,13 +110,21 @@ def main(
         raise typer.Exit(run_check(console, csv))
 
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    shapes = grid_of(
-        integers(rows) or (QUICK_ROWS if quick else DEFAULT_ROWS)[place.type],
-        integers(vocab) or (QUICK_VOCAB if quick else DEFAULT_VOCAB),
-        names(dtype) or DEFAULT_DTYPES,
+    preset = QUICK if quick else DEFAULT
+    shapes = grid(
+        integers(rows) or preset.rows[place.type],
+        integers(vocab) or preset.vocab,
+        names(dtype) or preset.dtypes,
     )
     directions = names(direction) or PASSES
-    measured = run(shapes, device=place, repeats=repeats, only=names(only), directions=directions)
+    measured = run(
+        shapes,
+        device=place,
+        repeats=repeats,
+        only=names(only),
+        directions=directions,
+        budget_s=preset.budget_s,
+    )
     results, finished = collect(measured, console, csv, len(shapes) * len(directions))
     print_results(console, results)
     if results:

@@ -14,7 +14,7 @@ from bench.baselines import log_softmax_statistics, trl_statistics, verl_statist
 from bench.timing import Call
 from entropy_ext import native, token_stats
 
-__all__ = ["DTYPES", "IMPLEMENTATIONS", "Calls", "Shape", "Statistics", "available"]
+__all__ = ["DTYPES", "FORWARD_ONLY", "IMPLEMENTATIONS", "Calls", "Shape", "Statistics", "available"]
 
 DTYPES = {
     "float32": torch.float32,
@@ -55,6 +55,11 @@ def ours_extras(logits: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
     return token_stats(logits, tokens, extras=True)[:2]
 
 
+def ours_in_cache(logits: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+    """token_stats on the first row N times over: as much arithmetic, hardly any memory traffic."""
+    return token_stats(logits[:1].expand_as(logits), tokens)[:2]
+
+
 def compiled() -> Statistics:
     """torch.compile of the eager baseline, specialised to the shape it meets."""
     torch._dynamo.reset()
@@ -74,12 +79,16 @@ def liger() -> Statistics:
 IMPLEMENTATIONS: dict[str, Callable[[], Statistics]] = {
     "ours": lambda: ours,
     "ours+extras": lambda: ours_extras,
+    "ours-in-cache": lambda: ours_in_cache,
     "eager": lambda: log_softmax_statistics,
     "compile": compiled,
     "trl": lambda: trl_statistics,
     "verl": lambda: verl_statistics,
     "liger": liger,
 }
+
+FORWARD_ONLY = ("ours+extras", "ours-in-cache")
+"""The extras carry no gradient; one row's gradient would be a sum over rows."""
 
 
 def available(device: torch.device) -> list[str]:

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from itertools import product
+from typing import NamedTuple
 
 import torch
 
@@ -14,18 +15,33 @@ from bench.candidates import Shape
 from bench.results import PASSES, Result
 from bench.token_stats_bench import measure
 
-__all__ = ["DEFAULT_ROWS", "DEFAULT_VOCAB", "QUICK_ROWS", "grid", "quick", "run"]
+__all__ = ["DEFAULT", "QUICK", "Preset", "grid", "quick", "run"]
+
+
+class Preset(NamedTuple):
+    """A default for every choice; rows by device type."""
+
+    rows: dict[str, tuple[int, ...]]
+    vocab: tuple[int, ...]
+    dtypes: tuple[str, ...]
+    budget_s: float
+
 
 # The largest CPU problem, 512 × 151936, is the reference point of docs/performance.md; its float32
 # logits are 311 MB. On a GPU it takes 8192 rows to fill the chip for a millisecond.
-DEFAULT_ROWS = {"cpu": (64, 512), "cuda": (8, 1024, 8192)}
-DEFAULT_VOCAB = (50257, 151936)
-DEFAULT_DTYPES = ("float32", "bfloat16")
-QUICK_ROWS = {"cpu": (64,), "cuda": (8192,)}
-QUICK_VOCAB = (151936,)
-
+DEFAULT = Preset(
+    rows={"cpu": (64, 512), "cuda": (8, 1024, 8192)},
+    vocab=(50257, 151936),
+    dtypes=("float32", "bfloat16"),
+    budget_s=3.0,
+)
+QUICK = Preset(
+    rows={"cpu": (64,), "cuda": (8192,)},
+    vocab=(151936,),
+    dtypes=("float32", "bfloat16"),
+    budget_s=0.5,
+)
 DEFAULT_REPEATS = {"cpu": 7, "cuda": 30}
-BUDGET_S = 3.0
 
 
 def grid(rows: Sequence[int], vocab: Sequence[int], dtypes: Sequence[str]) -> list[Shape]:
@@ -41,7 +57,7 @@ def run(
     repeats: int | None = None,
     only: Collection[str] | None = None,
     directions: Collection[str] = PASSES,
-    budget_s: float = BUDGET_S,
+    budget_s: float = DEFAULT.budget_s,
 ) -> Iterator[list[Result]]:
     """Measure the shapes in turn. Yields the rows of one pass of one shape at a time.
 
@@ -64,8 +80,9 @@ def run(
 def quick(device: str = "cpu") -> list[Result]:
     """The small preset, without output: 64 × 151936 (8192 on CUDA), both common dtypes."""
     kind = torch.device(device)
-    shapes = grid(QUICK_ROWS[kind.type], QUICK_VOCAB, DEFAULT_DTYPES)
-    return [row for rows in run(shapes, device=kind) for row in rows]
+    shapes = grid(QUICK.rows[kind.type], QUICK.vocab, QUICK.dtypes)
+    batches = run(shapes, device=kind, budget_s=QUICK.budget_s)
+    return [row for batch in batches for row in batch]
 
 
 @contextlib.contextmanager

@@ -76,8 +76,8 @@ def table_of(results: Sequence[Result]) -> Table:
     for result in results:
         table.add_row(
             result.implementation,
-            number(result.ms, 2),
-            f"{number(result.ms_p20, 2)}–{number(result.ms_p80, 2)}",
+            milliseconds(result.ms),
+            f"{milliseconds(result.ms_p20)}–{milliseconds(result.ms_p80)}",
             number(result.bytes / 1e6, 1),
             number(result.gb_s, 1),
             number(result.ratio, 2),
@@ -87,6 +87,11 @@ def table_of(results: Sequence[Result]) -> Table:
             style="bold" if result.implementation.startswith("ours") else None,
         )
     return table
+
+
+def milliseconds(value: float) -> str:
+    """Fixed-point, to the microsecond below ten milliseconds."""
+    return number(value, 3 if value < 10 else 2)
 
 
 def number(value: float, digits: int) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import torch
 
-from bench.candidates import DTYPES, ROTATED_BYTES, Calls, Shape, available
+from bench.candidates import DTYPES, FORWARD_ONLY, ROTATED_BYTES, Calls, Shape, available
 from bench.environment import environment
 from bench.memory import peak_extra_bytes
 from bench.results import Result, useful_bytes
@@ -19,7 +19,11 @@ __all__ = ["measure"]
 FLOORS = {"forward": "read", "backward": "copy", "forward+backward": "read+copy"}
 """What a pass is compared with: it moves as many bytes and computes nothing."""
 
-NOTES = {"liger": "log-probability only", "ours+extras": "all seven outputs"}
+NOTES = {
+    "ours+extras": "all seven outputs",
+    "ours-in-cache": "one row N times: arithmetic alone",
+    "liger": "log-probability only",
+}
 
 
 def measure(
@@ -71,8 +75,7 @@ def implementations(calls: Calls, direction: str, names: Collection[str]) -> dic
         return {name: calls.forward(name) for name in names}
     if direction == "backward":
         return {"ours": calls.backward()} if "ours" in names else {}
-    # The extras carry no gradient: with them the pass would be the same but for the forward part.
-    return {name: calls.forward_backward(name) for name in names if name != "ours+extras"}
+    return {name: calls.forward_backward(name) for name in names if name not in FORWARD_ONLY}
 
 
 def peak_extra(call: Call, device: torch.device) -> int | None:

@@ -36,9 +36,9 @@ def truth(logits: Tensor, tokens: Tensor, upstream: Tensor) -> tuple[Tensor, Ten
     return stats.logp.detach(), stats.entropy.detach(), leaf.grad
 
 
-# Errors of the baselines in ulps: eps of the output's dtype times its largest value. Half-
-# precision outputs of TRL's and verl's formulas carry the roundings of both factors of p·ln p besides
-# their own; verl's entropy is the difference of two numbers several times its size, in every dtype.
+# Errors of the baselines in ulps: eps of the output's dtype times its largest value. TRL's and
+# verl's formulas in half precision carry the roundings of both factors of p·ln p besides their own;
+# verl's entropy is the difference of two numbers several times its size, in every dtype.
 @pytest.mark.parametrize(
     ("statistics", "dtype", "logp_ulps", "entropy_ulps", "gradient_ulps"),
     [
