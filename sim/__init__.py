@@ -1,0 +1,1 @@
+"""Experiments on the theory and practice of entropy control: `python -m sim --help`."""
