@@ -1,0 +1,163 @@
+// Runs the token statistics kernels on cases read from standard input, each in memory of its own
+// between red zones, and writes what they computed to standard output. emulator.py is the other end.
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "guarded.h"
+#include "simt_control.h"
+#include "token_stats.h"
+
+namespace {
+
+using entropy_ext::Dtype;
+using simt::GuardedBytes;
+
+// Little-endian int64 throughout, in this order; then the arrays that emulator.py lists.
+struct Header {
+  int64_t dtype;
+  int64_t rows;
+  int64_t vocab;
+  int64_t ndim;
+  int64_t size[entropy_ext::kMaxLeadingDims];
+  int64_t stride[entropy_ext::kMaxLeadingDims];
+  int64_t storage;         // elements of the storage that holds the logits
+  int64_t first;           // element of it where row 0 starts
+  int64_t temperatures;    // 1 or rows
+  int64_t has_mask;
+  int64_t extras;
+  int64_t backward;
+  int64_t multiprocessors;
+  int64_t seed;
+  int64_t ulps;            // error of fast_exp2
+};
+
+bool read_bytes(void* to, size_t bytes) { return std::fread(to, 1, bytes, stdin) == bytes; }
+
+// An array that the kernels only read.
+class Input {
+ public:
+  Input(size_t bytes) : memory_(bytes) {
+    if (!read_bytes(memory_.begin(), bytes)) std::exit(2);
+    before_.assign(memory_.begin(), memory_.begin() + bytes);
+  }
+
+  unsigned char* data() const { return memory_.begin(); }
+  bool unchanged() const {
+    return memory_.intact() && std::memcmp(before_.data(), memory_.begin(), before_.size()) == 0;
+  }
+
+ private:
+  GuardedBytes memory_;
+  std::vector<unsigned char> before_;
+};
+
+void write_result(const std::string& error, const std::vector<const GuardedBytes*>& outputs) {
+  const int64_t length = static_cast<int64_t>(error.size());
+  std::fwrite(&length, sizeof(length), 1, stdout);
+  std::fwrite(error.data(), 1, error.size(), stdout);
+  if (error.empty()) {
+    for (const GuardedBytes* output : outputs) {
+      std::fwrite(output->begin(), 1, output->bytes(), stdout);
+    }
+  }
+  std::fflush(stdout);
+}
+
+size_t element_bytes(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::kFloat32: return 4;
+    case Dtype::kFloat64: return 8;
+    case Dtype::kBFloat16:
+    case Dtype::kFloat16: return 2;
+  }
+  return 0;
+}
+
+// What the forward and the backward pass are told about the logits and the rows.
+template <class Params>
+Params common_params(const Header& header, const Input& storage, const Input& tokens,
+                     const Input& temperature, const Input& mask) {
+  Params params = {};
+  params.dtype = static_cast<Dtype>(header.dtype);
+  params.logits = storage.data() + header.first * element_bytes(params.dtype);
+  params.layout.ndim = static_cast<int32_t>(header.ndim);
+  for (int d = 0; d < entropy_ext::kMaxLeadingDims; ++d) {
+    params.layout.size[d] = header.size[d];
+    params.layout.stride[d] = header.stride[d];
+  }
+  params.rows = header.rows;
+  params.vocab = header.vocab;
+  params.tokens = reinterpret_cast<const int64_t*>(tokens.data());
+  params.temperature = temperature.data();
+  params.temperature_stride = header.temperatures == 1 ? 0 : 1;
+  params.mask = header.has_mask != 0 ? reinterpret_cast<const bool*>(mask.data()) : nullptr;
+  return params;
+}
+
+void run_case(const Header& header) {
+  const Dtype dtype = static_cast<Dtype>(header.dtype);
+  const size_t real = dtype == Dtype::kFloat64 ? 8 : 4;
+  const size_t per_row = header.rows * real;
+  const Input storage(header.storage * element_bytes(dtype));
+  const Input tokens(header.rows * sizeof(int64_t));
+  const Input temperature(header.temperatures * real);
+  const Input mask(header.has_mask != 0 ? header.rows : 0);
+  const Input grad_logp(header.backward != 0 ? per_row : 0);
+  const Input grad_entropy(header.backward != 0 ? per_row : 0);
+  const Input grad_lse(header.backward != 0 ? per_row : 0);
+
+  const GuardedBytes logp(per_row), entropy(per_row), lse(per_row), row_max(per_row),
+      log_sum(per_row), extras(header.extras != 0 ? 4 * per_row : 0),
+      grad_logits(header.backward != 0 ? header.rows * header.vocab * element_bytes(dtype) : 0),
+      scratch(entropy_ext::token_stats_forward_scratch_bytes(
+          dtype, header.rows, header.vocab, static_cast<int>(header.multiprocessors)));
+  const std::vector<const GuardedBytes*> outputs = {&logp,    &entropy, &lse,         &row_max,
+                                                    &log_sum, &extras,  &grad_logits, &scratch};
+
+  simt::set_seed(static_cast<uint64_t>(header.seed));
+  simt::set_rounding(static_cast<int>(header.ulps), static_cast<uint64_t>(header.seed));
+  auto forward = common_params<entropy_ext::TokenStatsForward>(header, storage, tokens,
+                                                               temperature, mask);
+  forward.logp = logp.begin();
+  forward.entropy = entropy.begin();
+  forward.lse = lse.begin();
+  forward.row_max = row_max.begin();
+  forward.log_sum = log_sum.begin();
+  forward.extras = header.extras != 0 ? extras.begin() : nullptr;
+  forward.scratch = scratch.bytes() != 0 ? scratch.begin() : nullptr;
+  const char* error = entropy_ext::token_stats_forward_cuda(forward, nullptr);
+
+  if (error == nullptr && header.backward != 0) {
+    auto backward = common_params<entropy_ext::TokenStatsBackward>(header, storage, tokens,
+                                                                   temperature, mask);
+    backward.entropy = entropy.begin();
+    backward.row_max = row_max.begin();
+    backward.log_sum = log_sum.begin();
+    backward.grad_logp = grad_logp.data();
+    backward.grad_entropy = grad_entropy.data();
+    backward.grad_lse = grad_lse.data();
+    backward.grad_logits = grad_logits.begin();
+    error = entropy_ext::token_stats_backward_cuda(backward, nullptr);
+  }
+
+  std::string text = error == nullptr ? "" : error;
+  for (const Input* input :
+       {&storage, &tokens, &temperature, &mask, &grad_logp, &grad_entropy, &grad_lse}) {
+    if (text.empty() && !input->unchanged()) text = "an input was modified";
+  }
+  for (const GuardedBytes* output : outputs) {
+    if (text.empty() && !output->intact()) text = "written beside an output";
+  }
+  write_result(text, {&logp, &entropy, &lse, &row_max, &log_sum, &extras, &grad_logits});
+}
+
+}  // namespace
+
+int main() {
+  Header header;
+  while (read_bytes(&header, sizeof(header))) run_case(header);
+  return 0;
+}

@@ -1,0 +1,118 @@
+"""Cases for the emulated kernels: what goes into driver.cpp and what comes out of it."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tests.truth import DIFFERENTIABLE, EXTRAS, stats_dtype
+
+DTYPE_CODE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+MAX_LEADING_DIMS = 8
+# So few that no row of the tests is shared, and so many that every row long enough is.
+ONE_MULTIPROCESSOR, MANY_MULTIPROCESSORS = 1, 1000
+
+
+class KernelError(Exception):
+    """The emulation refused to go on, a sanitizer stopped the program, or it did not end."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One forward pass and, with `upstream`, one backward pass."""
+
+    logits: Tensor  # [rows, vocab], a view of its storage with a contiguous last dimension
+    tokens: Tensor  # [rows] int64
+    temperature: Tensor  # [rows] or []
+    mask: Tensor | None = None  # [rows] bool
+    extras: bool = False
+    upstream: tuple[Tensor, Tensor, Tensor] | None = None  # of logp, entropy, lse, each [rows]
+    multiprocessors: int = ONE_MULTIPROCESSOR
+    seed: int = 1
+    ulps: int = 0
+    layout: tuple[Sequence[int], Sequence[int]] | None = field(default=None)  # sizes, strides
+
+    def encode(self) -> bytes:
+        logits = self.logits
+        rows, vocab = logits.shape
+        sizes, strides = self.layout or ([rows], [logits.stride(0)])
+        padding = [0] * (MAX_LEADING_DIMS - len(sizes))
+        storage = torch.empty(0, dtype=logits.dtype).set_(logits.untyped_storage())
+        header = (
+            *(DTYPE_CODE[logits.dtype], rows, vocab, len(sizes)),
+            *(*sizes, *padding, *strides, *padding),
+            *(storage.numel(), logits.storage_offset(), self.temperature.numel()),
+            *(self.mask is not None, self.extras, self.upstream is not None),
+            *(self.multiprocessors, self.seed, self.ulps),
+        )
+        real = stats_dtype(logits.dtype)
+        arrays = [storage, self.tokens, self.temperature.to(real)]
+        arrays += [] if self.mask is None else [self.mask]
+        arrays += [] if self.upstream is None else [g.to(real) for g in self.upstream]
+        return struct.pack(f"<{len(header)}q", *header) + b"".join(map(_bytes, arrays))
+
+    def decode(self, answer: _Reader) -> dict[str, Tensor]:
+        (length,) = struct.unpack("<q", answer.take(8))
+        if length:
+            raise KernelError(answer.take(length).decode())
+        rows, vocab = self.logits.shape
+        real = stats_dtype(self.logits.dtype)
+        names = [*DIFFERENTIABLE, "row_max", "log_sum", *(EXTRAS if self.extras else ())]
+        results = {name: answer.tensor(real, (rows,), name) for name in names}
+        if self.upstream is not None:
+            results["grad_logits"] = answer.tensor(self.logits.dtype, (rows, vocab), "grad_logits")
+        return results
+
+
+class _Reader:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def take(self, count: int) -> bytes:
+        piece = self._data[self._at : self._at + count]
+        self._at += count
+        if len(piece) < count:
+            raise KernelError("the program ended before its answer did")
+        return piece
+
+    def tensor(self, dtype: torch.dtype, shape: tuple[int, ...], name: str) -> Tensor:
+        size = int(np.prod(shape)) * dtype.itemsize
+        piece = bytearray(self.take(size))
+        integers = np.frombuffer(piece, dtype=f"<i{dtype.itemsize}")
+        # What the driver fills outputs with; no NaN that arithmetic makes looks like it.
+        if (integers == -1).any():
+            raise KernelError(f"{name}: entry {int((integers == -1).argmax())} was not written")
+        return torch.frombuffer(piece, dtype=dtype).reshape(shape)
+
+
+def _bytes(x: Tensor) -> bytes:
+    return x.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
+def run_cases(
+    program: Path, cases: Iterable[Case], *, timeout: float = 120
+) -> list[dict[str, Tensor]]:
+    """name → tensor for each case. Raises KernelError for whatever went wrong first."""
+    cases = list(cases)
+    try:
+        result = subprocess.run(
+            [program],
+            input=b"".join(case.encode() for case in cases),
+            capture_output=True,
+            timeout=timeout,
+        )
+    except subprocess.TimeoutExpired as late:
+        raise KernelError(f"no answer within {timeout} s") from late
+    if result.returncode != 0 or result.stderr:
+        report = result.stderr.decode(errors="replace")[:4000]
+        raise KernelError(f"exit status {result.returncode}: {report}")
+    answer = _Reader(result.stdout)
+    return [case.decode(answer) for case in cases]

@@ -1,0 +1,64 @@
+// Memory as a kernel should find it: unwritten bytes that are NaN, and a red zone on either side.
+#pragma once
+
+#include <cstddef>
+#include <cstring>
+#include <memory>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
+namespace simt {
+
+// Of the red zones, and the alignment of what lies between them.
+constexpr size_t kGuardBytes = 64;
+// NaN in every floating-point format, −1 in every integer.
+constexpr unsigned char kPoison = 0xff;
+
+// What is read beside the array is NaN; what is written there, intact() reports. The address
+// sanitizer stops at either.
+class GuardedBytes {
+ public:
+  explicit GuardedBytes(size_t bytes)
+      : bytes_(bytes), lines_((bytes + kGuardBytes - 1) / kGuardBytes + 2), memory_(new Line[lines_]) {
+    std::memset(memory_.get(), kPoison, lines_ * sizeof(Line));
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_poison_memory_region(memory_.get(), kGuardBytes);
+    __asan_poison_memory_region(begin() + bytes, lines_ * sizeof(Line) - kGuardBytes - bytes);
+#endif
+  }
+
+  ~GuardedBytes() {
+#if defined(__SANITIZE_ADDRESS__)
+    if (memory_ != nullptr) __asan_unpoison_memory_region(memory_.get(), lines_ * sizeof(Line));
+#endif
+  }
+
+  GuardedBytes(GuardedBytes&&) = default;
+
+  unsigned char* begin() const { return memory_[1].bytes; }
+  size_t bytes() const { return bytes_; }
+
+  bool intact() const {
+#if !defined(__SANITIZE_ADDRESS__)
+    const unsigned char* const all = memory_[0].bytes;
+    for (size_t i = 0; i < lines_ * sizeof(Line); ++i) {
+      const bool inside = i >= kGuardBytes && i < kGuardBytes + bytes_;
+      if (!inside && all[i] != kPoison) return false;
+    }
+#endif
+    return true;
+  }
+
+ private:
+  struct alignas(kGuardBytes) Line {
+    unsigned char bytes[kGuardBytes];
+  };
+
+  size_t bytes_;
+  size_t lines_;
+  std::unique_ptr<Line[]> memory_;
+};
+
+}  // namespace simt
