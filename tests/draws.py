@@ -60,7 +60,7 @@ def draw_logits(kind: str, rows: int, vocab: int, dtype: torch.dtype) -> Tensor:
 def draw_tokens(logits: Tensor) -> Tensor:
     """[rows] int64: the first column, the last, the most likely and a random one, in turn.
 
-    A logit near the lowest finite number is not drawn: the ulp of its logp would swallow all others.
+    A logit near the lowest finite number is not drawn: the ulp of its logp would excuse the others.
     """
     rows, vocab = logits.shape
     row = torch.arange(rows)
@@ -81,7 +81,7 @@ def draw_upstreams(max_logp: Tensor, largest: float) -> list[Upstream]:
     """Every combination of upstream gradients, in proportion to 1/p_max of the row.
 
     So weighted, the entries of a gradient row are of order 1 for any vocabulary, and an absolute
-    bound of 4 ulp is a relative one. `largest` keeps the weights inside the range of half precision.
+    bound of 4 ulp is a relative one. `largest` keeps the weights in the range of half precision.
     """
     weight = (-max_logp.double().cpu()).exp().clamp(max=largest)
     random = generator("upstream", len(weight))

@@ -10,8 +10,8 @@ import torch
 from entropy_ext import reference, token_stats
 from tests import draws
 from tests.truth import (
-    DIFFERENTIABLE,
     EXTRAS,
+    OUTPUTS,
     assert_within_rule,
     baseline_run,
     run,
@@ -29,7 +29,7 @@ def check_values(kind: str, vocab: int, dtype: torch.dtype, device: torch.device
     ours = run(token_stats, logits, tokens, temperature).values
     truth = true_run(logits, tokens, temperature).values
     baseline = baseline_run(logits, tokens, temperature).values
-    for name in (*DIFFERENTIABLE, *EXTRAS):
+    for name in OUTPUTS:
         assert ours[name].dtype == stats_dtype(dtype)
         assert_within_rule(
             name, ours[name], truth[name], baseline[name], compute=stats_dtype(dtype)
@@ -168,7 +168,7 @@ def test_seventy_thousand_rows(device: torch.device) -> None:
     ones = torch.ones(70_000, device=device)
     truth = true_run(logits, tokens, ones).values
     baseline = baseline_run(logits, tokens, ones).values
-    for name in (*DIFFERENTIABLE, *EXTRAS):
+    for name in OUTPUTS:
         assert_within_rule(name, values[name], truth[name], baseline[name], compute=torch.float32)
 
 
@@ -197,6 +197,6 @@ def test_a_stride_of_more_than_two_to_the_31_elements(device: torch.device) -> N
     weights = (torch.ones(2, device=device), torch.ones(2, device=device), None)
     far = run(token_stats, logits, tokens, 0.6, [weights])
     near = run(token_stats, logits.clone(), tokens, 0.6, [weights])
-    for name in (*DIFFERENTIABLE, *EXTRAS):
+    for name in OUTPUTS:
         assert same_bits(far.values[name], near.values[name]), name
     assert same_bits(far.gradients[0], near.gradients[0])

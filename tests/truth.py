@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from entropy_ext import TokenStats, reference
+from entropy_ext import TokenStats, reference, token_stats
 
 DIFFERENTIABLE = ("logp", "entropy", "lse")
-# Beyond the error of the baseline, in ulp of max(1, |truth|). Relative to 1 this is 5e-7 in float32.
-# The float64 kernels carry no wider type to finish in, and exist for gradcheck: 7e-15 there.
+# Beyond the error of the baseline, in ulp of max(1, |truth|): 5e-7 in float32, 7e-15 in float64,
+# whose kernels have no wider type to finish in.
 ULPS = {torch.float32: 4, torch.float64: 32}
 EXTRAS = ("collision", "collision_logp", "varentropy", "max_logp")
+OUTPUTS = (*DIFFERENTIABLE, *EXTRAS)
 
 # Gradients of logp, entropy and lse, each [N] or absent.
 Upstream = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -49,14 +50,26 @@ def run(
     stats = function(leaf, tokens, temperature=temperature, extras=True)
     gradients = []
     for upstream in upstreams:
-        used = [
-            (output, g)
-            for output, g in zip(stats[:3], upstream, strict=True)
-            if g is not None
-        ]
+        used = [(output, g) for output, g in zip(stats[:3], upstream, strict=True) if g is not None]
         outputs, grads = zip(*((o, g.to(o.dtype)) for o, g in used), strict=True)
         gradients.append(torch.autograd.grad(outputs, leaf, grads, retain_graph=True)[0])
     return Run({name: value.detach() for name, value in stats._asdict().items()}, gradients)
+
+
+def gradient(
+    logits: Tensor,
+    tokens: Tensor,
+    *,
+    temperature: float | Tensor = 1.0,
+    mask: Tensor | None = None,
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+) -> Tensor:
+    """Of the weighted sum of logp, entropy and lse over all rows, through token_stats."""
+    leaf = logits.detach().requires_grad_()
+    stats = token_stats(leaf, tokens, temperature=temperature, mask=mask)
+    sum(w * x.sum() for w, x in zip(weights, stats[:3], strict=True)).backward()
+    assert leaf.grad is not None
+    return leaf.grad
 
 
 def true_run(
