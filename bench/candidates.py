@@ -173,9 +173,9 @@ class Calls:
             dtype = native.STATS_DTYPE[problem.logits.dtype]
             temperature = torch.ones((), dtype=dtype, device=problem.logits.device)
             inputs = (problem.logits, problem.tokens, temperature, None)
-            _, entropy, lse, row_max, log_sum, _ = native.token_stats_forward(*inputs, False)
+            _, entropy, lse, row_max, row_sum, _ = native.token_stats_forward(*inputs, False)
             grads = (problem.grad_logp.to(dtype), problem.grad_entropy.to(dtype))
-            saved.append((*inputs, entropy, row_max, log_sum, *grads, torch.zeros_like(lse)))
+            saved.append((*inputs, entropy, row_max, row_sum, *grads, torch.zeros_like(lse)))
 
         def run(turn: int) -> object:
             arguments = saved[turn % len(saved)]

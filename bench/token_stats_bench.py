@@ -50,7 +50,7 @@ def measure(
     calls = Calls(shape, device)
     stopwatch: Stopwatch = cpu_stopwatch
     if device.type == "cuda":
-        stopwatch = cuda_stopwatch(torch.ones(ROTATED_BYTES, dtype=torch.uint8, device=device))
+        stopwatch = cuda_stopwatch(torch.ones(ROTATED_BYTES // 4, device=device))
     for direction in directions:
         floors = {"read": calls.read, "copy": calls.copy}
         timed = {name: floors[name]() for name in FLOORS[direction].split("+")}
