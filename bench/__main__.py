@@ -177,7 +177,8 @@ def run_check(console: Console, csv: Path) -> int:
     if not finished:
         return INTERRUPTED
     print_results(console, measured)
-    by_isa = isa_results(("v3", "v4"))
+    with console.status("measuring v3 and v4"):
+        by_isa = isa_results(("v3", "v4"))
     promises = bars(measured, by_isa)
     print_bars(console, promises)
     if not by_isa:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +25,7 @@ from bench.results import Result, append_csv, read_csv, useful_bytes
 from bench.timing import Call, cpu_stopwatch, round_robin
 from entropy_ext import backend_info, reference
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
 Statistics = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -246,6 +249,19 @@ def test_an_interrupt_keeps_finished_rows(tmp_path: Path, monkeypatch: pytest.Mo
     assert result.exit_code == command_line.INTERRUPTED
     assert "Interrupted" in result.output
     assert [kept.ms for kept in read_csv(path)] == [1.0]
+
+
+@pytest.mark.skipif(backend_info()["cpu_isa"] == "baseline", reason="one instruction set only")
+def test_isa_sweep_measures_the_instruction_set_it_names(tmp_path: Path) -> None:
+    """Fails if the sweep measures the default instruction set under another one's name."""
+    path = tmp_path / "rows.csv"
+    options = ["--rows", "3", "--vocab", "100", "--dtype", "float32", "--only", "ours"]
+    sweep = ["--isa", "v2", "--direction", "forward", "--csv", str(path)]
+    subprocess.run([sys.executable, "-m", "bench", *options, *sweep], check=True, cwd=REPOSITORY)
+    assert [(kept.isa, kept.implementation) for kept in read_csv(path)] == [
+        ("v2", "read"),
+        ("v2", "ours"),
+    ]
 
 
 def row(**changes: object) -> Result:
