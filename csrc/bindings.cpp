@@ -72,7 +72,7 @@ PYBIND11_MODULE(_core, m) {
       [](int dtype, Address logits, const std::vector<int64_t>& sizes,
          const std::vector<int64_t>& strides, int64_t rows, int64_t vocab, Address tokens,
          Address temperature, int64_t temperature_stride, Address mask, Address logp,
-         Address entropy, Address lse, Address row_max, Address log_sum, Address extras,
+         Address entropy, Address lse, Address row_max, Address row_sum, Address extras,
          Address scratch, int threads, bool cuda, Address stream) -> int64_t {
         auto params =
             row_params<TokenStatsForward>(dtype, logits, sizes, strides, rows, vocab, tokens,
@@ -81,7 +81,7 @@ PYBIND11_MODULE(_core, m) {
         params.entropy = pointer<void>(entropy);
         params.lse = pointer<void>(lse);
         params.row_max = pointer<void>(row_max);
-        params.log_sum = pointer<void>(log_sum);
+        params.row_sum = pointer<void>(row_sum);
         params.extras = pointer<void>(extras);
         params.scratch = pointer<void>(scratch);
         py::gil_scoped_release unlocked;
@@ -92,7 +92,7 @@ PYBIND11_MODULE(_core, m) {
       py::kw_only(), py::arg("dtype"), py::arg("logits"), py::arg("sizes"), py::arg("strides"),
       py::arg("rows"), py::arg("vocab"), py::arg("tokens"), py::arg("temperature"),
       py::arg("temperature_stride"), py::arg("mask"), py::arg("logp"), py::arg("entropy"),
-      py::arg("lse"), py::arg("row_max"), py::arg("log_sum"), py::arg("extras"),
+      py::arg("lse"), py::arg("row_max"), py::arg("row_sum"), py::arg("extras"),
       py::arg("scratch"), py::arg("threads"), py::arg("cuda"), py::arg("stream"));
 
   m.def(
@@ -100,14 +100,14 @@ PYBIND11_MODULE(_core, m) {
       [](int dtype, Address logits, const std::vector<int64_t>& sizes,
          const std::vector<int64_t>& strides, int64_t rows, int64_t vocab, Address tokens,
          Address temperature, int64_t temperature_stride, Address mask, Address entropy,
-         Address row_max, Address log_sum, Address grad_logp, Address grad_entropy,
+         Address row_max, Address row_sum, Address grad_logp, Address grad_entropy,
          Address grad_lse, Address grad_logits, int threads, bool cuda, Address stream) {
         auto params =
             row_params<TokenStatsBackward>(dtype, logits, sizes, strides, rows, vocab, tokens,
                                            temperature, temperature_stride, mask);
         params.entropy = pointer<void>(entropy);
         params.row_max = pointer<void>(row_max);
-        params.log_sum = pointer<void>(log_sum);
+        params.row_sum = pointer<void>(row_sum);
         params.grad_logp = pointer<void>(grad_logp);
         params.grad_entropy = pointer<void>(grad_entropy);
         params.grad_lse = pointer<void>(grad_lse);
@@ -119,7 +119,7 @@ PYBIND11_MODULE(_core, m) {
       py::kw_only(), py::arg("dtype"), py::arg("logits"), py::arg("sizes"), py::arg("strides"),
       py::arg("rows"), py::arg("vocab"), py::arg("tokens"), py::arg("temperature"),
       py::arg("temperature_stride"), py::arg("mask"), py::arg("entropy"), py::arg("row_max"),
-      py::arg("log_sum"), py::arg("grad_logp"), py::arg("grad_entropy"), py::arg("grad_lse"),
+      py::arg("row_sum"), py::arg("grad_logp"), py::arg("grad_entropy"), py::arg("grad_lse"),
       py::arg("grad_logits"), py::arg("threads"), py::arg("cuda"), py::arg("stream"));
 
   m.def(

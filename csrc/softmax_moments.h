@@ -127,11 +127,15 @@ struct SoftmaxMoments<Real, true> {
     square_dot = square_dot + other.square_dot;
   }
 
-  // Fill in `scatter` from Σ e, Σ e·w and Σ e·w², where w is u from any point. The one place where
-  // squares are subtracted, hence in double.
-  ENTROPY_INLINE void set_scatter(double sum_e, double sum_ew, double sum_eww) {
-    scatter = sum_e > 0 ? static_cast<Real>(sum_eww - sum_ew / sum_e * sum_ew) : Real(0);
-    if (scatter < Real(0)) scatter = Real(0);
+  // Fill in `scatter` from Σ e, Σ e·w and Σ e·w² of the same elements, where w is u from any point:
+  // Σ e·w² − mean·Σ e·w − mean·(Σ e·w − mean·Σ e), each difference rounded once.
+  template <class Wide>
+  ENTROPY_INLINE void set_scatter(Wide sum_e, Wide sum_ew, Wide sum_eww) {
+    if (!(sum_e > Wide(0))) return;
+    const Wide mean = sum_ew / sum_e;
+    const Wide residue = fused(-mean, sum_e, sum_ew);
+    const Wide central = fused(-mean, residue, fused(-mean, sum_ew, sum_eww));
+    scatter = central > Wide(0) ? static_cast<Real>(central) : Real(0);
   }
 };
 
@@ -193,7 +197,7 @@ ENTROPY_INLINE void write_row(const TokenStatsForward& params, int64_t row,
   static_cast<Real*>(params.entropy)[row] = entropy;
   static_cast<Real*>(params.lse)[row] = fused(moments.max, scale.inverse, log_sum);
   static_cast<Real*>(params.row_max)[row] = moments.max;
-  static_cast<Real*>(params.log_sum)[row] = log_sum;
+  static_cast<Real*>(params.row_sum)[row] = sum;
 
   if constexpr (kExtras) {
     Real* const extras = static_cast<Real*>(params.extras) + row;
@@ -216,44 +220,55 @@ ENTROPY_INLINE void write_constant_row(const TokenStatsForward& params, int64_t 
   static_cast<Real*>(params.entropy)[row] = value;
   static_cast<Real*>(params.lse)[row] = value;
   static_cast<Real*>(params.row_max)[row] = value;
-  static_cast<Real*>(params.log_sum)[row] = value;
+  static_cast<Real*>(params.row_sum)[row] = value;
   if constexpr (kExtras) {
     Real* const extras = static_cast<Real*>(params.extras) + row;
     for (int i = 0; i < 4; ++i) extras[i * params.rows] = value;
   }
 }
 
-// dz = p·(offset + slope·log2 p), plus `at_token` on the token's entry: the gradient of any
-// combination of logp, entropy and lse, with p = 2^((z − row_max)·log2_scale − log2_sum).
+// Any NaN becomes the one without a payload, which half-precision rounding cannot turn into a number.
+template <class Real>
+ENTROPY_INLINE Real canonical(Real x) {
+  return x == x ? x : not_a_number<Real>();
+}
+
+// dz = e·(slope·u + offset) with e = 2^u, u = (z − row_max)·log2_scale, plus g_logp/τ on the token's
+// entry: the gradient of any combination of logp, entropy and lse. The probability e/Σ is never
+// formed by way of ln Σ, whose rounding, at the size of the logits' spread, would be its error.
 template <class Real>
 struct RowGradient {
   Real row_max;
   Real log2_scale;
-  Real log2_sum;
-  Real offset;
   Real slope;
+  Real offset;
+  Real at_token;
 
   ENTROPY_INLINE RowGradient(const TokenStatsBackward& params, int64_t row,
                              const TemperatureScale<Real>& scale)
-      : row_max(static_cast<const Real*>(params.row_max)[row]),
-        log2_scale(scale.log2),
-        log2_sum(static_cast<const Real*>(params.log_sum)[row] * Constants<Real>::kLog2e) {
+      : row_max(static_cast<const Real*>(params.row_max)[row]), log2_scale(scale.log2) {
+    const Real row_sum = static_cast<const Real*>(params.row_sum)[row];
     const Real g_logp = static_cast<const Real*>(params.grad_logp)[row];
     const Real g_entropy = static_cast<const Real*>(params.grad_entropy)[row];
     const Real g_lse = static_cast<const Real*>(params.grad_lse)[row];
-    const Real entropy = static_cast<const Real*>(params.entropy)[row];
-    offset = fused(-g_entropy, entropy, g_lse - g_logp) * scale.inverse;
-    slope = -g_entropy * Constants<Real>::kLn2 * scale.inverse;
+    // H + ln p = H − ln Σ + t: what is constant over the row.
+    const Real entropy_less_log_sum =
+        static_cast<const Real*>(params.entropy)[row] - natural_log(row_sum);
+    const Real per_sum = scale.inverse / row_sum;
+    slope = canonical(-g_entropy * Constants<Real>::kLn2 * per_sum);
+    offset = canonical(fused(-g_entropy, entropy_less_log_sum, g_lse - g_logp) * per_sum);
+    at_token = g_logp * scale.inverse;
   }
 };
 
 ENTROPY_INLINE int64_t row_offset(const RowLayout& layout, int64_t row) {
+  if (layout.ndim == 0) return 0;
   int64_t offset = 0;
-  for (int d = layout.ndim - 1; d >= 0; --d) {
+  for (int d = layout.ndim - 1; d > 0; --d) {
     offset += row % layout.size[d] * layout.stride[d];
     row /= layout.size[d];
   }
-  return offset;
+  return offset + row * layout.stride[0];
 }
 
 }  // namespace entropy_ext

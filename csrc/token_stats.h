@@ -32,7 +32,7 @@ struct TokenStatsForward {
   void* entropy;            // Real [rows]
   void* lse;                // Real [rows]
   void* row_max;            // Real [rows]   max z, for the backward pass
-  void* log_sum;            // Real [rows]   ln Σ exp((z − max z)/τ), for the backward pass
+  void* row_sum;            // Real [rows]   Σ exp((z − max z)/τ), for the backward pass
   void* extras;             // Real [4, rows]: collision, collision_logp, varentropy, max_logp; or nullptr
   void* scratch;            // CUDA only: forward_scratch_bytes() of device memory, nullptr when 0
 };
@@ -49,7 +49,7 @@ struct TokenStatsBackward {
   const bool* mask;         // [rows] or nullptr
   const void* entropy;      // Real [rows], as the forward pass wrote them
   const void* row_max;      // Real [rows]
-  const void* log_sum;      // Real [rows]
+  const void* row_sum;      // Real [rows]
   const void* grad_logp;    // Real [rows]
   const void* grad_entropy; // Real [rows]
   const void* grad_lse;     // Real [rows]

@@ -77,9 +77,9 @@ def check_inputs(
 def token_stats_forward(
     logits: Tensor, tokens: Tensor, temperature: Tensor, mask: Tensor | None, extras: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """One read of logits [..., V] → logp, entropy, lse, row_max, log_sum [...], extras [4, ...].
+    """One read of logits [..., V] → logp, entropy, lse, row_max, row_sum [...], extras [4, ...].
 
-    row_max = max z and log_sum = ln Σ exp((z − max z)/τ) are what the backward pass starts from.
+    row_max = max z and row_sum = Σ exp((z − max z)/τ) are what the backward pass starts from.
     The last result is empty unless extras is true.
 
     Raises:
@@ -88,9 +88,9 @@ def token_stats_forward(
     """
     check_inputs(logits, tokens, temperature, mask)
     lead, dtype = logits.shape[:-1], STATS_DTYPE[logits.dtype]
-    logp, entropy, lse, row_max, log_sum = (logits.new_empty(lead, dtype=dtype) for _ in range(5))
+    logp, entropy, lse, row_max, row_sum = (logits.new_empty(lead, dtype=dtype) for _ in range(5))
     extra = logits.new_empty((4, *lead) if extras else (0,), dtype=dtype)
-    results = (logp, entropy, lse, row_max, log_sum, extra)
+    results = (logp, entropy, lse, row_max, row_sum, extra)
     if tokens.numel() == 0:
         return results
     tokens, temperature = tokens.contiguous(), temperature.contiguous()
@@ -104,7 +104,7 @@ def token_stats_forward(
             entropy=entropy.data_ptr(),
             lse=lse.data_ptr(),
             row_max=row_max.data_ptr(),
-            log_sum=log_sum.data_ptr(),
+            row_sum=row_sum.data_ptr(),
             extras=extra.data_ptr() if extras else 0,
             scratch=0 if scratch is None else scratch.data_ptr(),
             **_launch_arguments(logits),
@@ -121,7 +121,7 @@ def token_stats_backward(
     mask: Tensor | None,
     entropy: Tensor,
     row_max: Tensor,
-    log_sum: Tensor,
+    row_sum: Tensor,
     grad_logp: Tensor,
     grad_entropy: Tensor,
     grad_lse: Tensor,
@@ -134,7 +134,7 @@ def token_stats_backward(
 
     Args:
         logits, tokens, temperature, mask: as in the forward pass.
-        entropy, row_max, log_sum: [...], what the forward pass returned.
+        entropy, row_max, row_sum: [...], what the forward pass returned.
         grad_logp, grad_entropy, grad_lse: [...], upstream gradients in the dtype of the statistics.
         out: contiguous, like logits; where to write. Default: fresh memory.
     """
@@ -163,7 +163,7 @@ def token_stats_backward(
             **_row_arguments(tokens, temperature, mask),
             entropy=entropy.data_ptr(),
             row_max=row_max.data_ptr(),
-            log_sum=log_sum.data_ptr(),
+            row_sum=row_sum.data_ptr(),
             grad_logp=grad_logp.data_ptr(),
             grad_entropy=grad_entropy.data_ptr(),
             grad_lse=grad_lse.data_ptr(),

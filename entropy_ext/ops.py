@@ -22,7 +22,7 @@ _Stats = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 def token_stats_forward(
     logits: Tensor, tokens: Tensor, temperature: Tensor, mask: Tensor | None, extras: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """logits [..., V] → logp, entropy, lse, row_max, log_sum [...], extras [4, ...] or empty."""
+    """logits [..., V] → logp, entropy, lse, row_max, row_sum [...], extras [4, ...] or empty."""
     return native.token_stats_forward(logits, tokens, temperature, mask, extras)
 
 
@@ -34,7 +34,7 @@ def token_stats_backward(
     mask: Tensor | None,
     entropy: Tensor,
     row_max: Tensor,
-    log_sum: Tensor,
+    row_sum: Tensor,
     grad_logp: Tensor,
     grad_entropy: Tensor,
     grad_lse: Tensor,
@@ -47,7 +47,7 @@ def token_stats_backward(
         mask,
         entropy,
         row_max,
-        log_sum,
+        row_sum,
         grad_logp,
         grad_entropy,
         grad_lse,
@@ -60,9 +60,9 @@ def _(
 ) -> _Stats:
     native.check_inputs(logits, tokens, temperature, mask)
     lead, dtype = logits.shape[:-1], native.STATS_DTYPE[logits.dtype]
-    logp, entropy, lse, row_max, log_sum = (logits.new_empty(lead, dtype=dtype) for _ in range(5))
+    logp, entropy, lse, row_max, row_sum = (logits.new_empty(lead, dtype=dtype) for _ in range(5))
     extra = logits.new_empty((4, *lead) if extras else (0,), dtype=dtype)
-    return logp, entropy, lse, row_max, log_sum, extra
+    return logp, entropy, lse, row_max, row_sum, extra
 
 
 @token_stats_backward.register_fake
@@ -73,7 +73,7 @@ def _(
     mask: Tensor | None,
     entropy: Tensor,
     row_max: Tensor,
-    log_sum: Tensor,
+    row_sum: Tensor,
     grad_logp: Tensor,
     grad_entropy: Tensor,
     grad_lse: Tensor,
@@ -83,9 +83,9 @@ def _(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Stats) -> None:
     logits, tokens, temperature, mask, _ = inputs
-    _, entropy, _, row_max, log_sum, _ = output
+    _, entropy, _, row_max, row_sum, _ = output
     # The logits are kept, not their probabilities: the backward pass forms those again in registers.
-    ctx.save_for_backward(logits, tokens, temperature, mask, entropy, row_max, log_sum)
+    ctx.save_for_backward(logits, tokens, temperature, mask, entropy, row_max, row_sum)
 
 
 def _backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:

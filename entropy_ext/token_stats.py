@@ -71,10 +71,9 @@ def token_stats(
             also a token outside [0, V) or a temperature that is not positive and finite in an
             unmasked row. On CUDA such a row is NaN, for finding it would wait for the device.
     """
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"logits: expected a tensor, got {type(logits).__name__}")
-    if not isinstance(tokens, Tensor):
-        raise TypeError(f"tokens: expected a tensor, got {type(tokens).__name__}")
+    for name, value in (("logits", logits), ("tokens", tokens), ("mask", mask)):
+        if not isinstance(value, Tensor) and not (name == "mask" and value is None):
+            raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
     if isinstance(temperature, Tensor):
         if temperature.requires_grad:
             raise ValueError(

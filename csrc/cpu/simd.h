@@ -205,60 +205,85 @@ struct RealOf<double> {
   using Type = double;
 };
 
-ENTROPY_INLINE Vector<float> load(const float* p) {
-  Vector<float> v;
-  std::memcpy(&v, p, sizeof(v));
+// A pair of vectors widened from 2·kLanes elements, and the reverse. Which element goes to which
+// lane is the format's choice, the same in both: bfloat16 splits 32-bit words into halves, which
+// costs two bit operations where an ordered conversion would shuffle across the register.
+template <class Real>
+struct Pair {
+  Vector<Real> first;
+  Vector<Real> second;
+};
+
+template <class Real>
+ENTROPY_INLINE Pair<Real> load_pair(const Real* p) {
+  Pair<Real> v;
+  std::memcpy(&v.first, p, kVectorBytes);
+  std::memcpy(&v.second, p + kLanes<Real>, kVectorBytes);
   return v;
 }
 
-ENTROPY_INLINE Vector<double> load(const double* p) {
-  Vector<double> v;
-  std::memcpy(&v, p, sizeof(v));
-  return v;
+template <class Real>
+ENTROPY_INLINE void store_pair(const Pair<Real>& v, Real* p) {
+  std::memcpy(p, &v.first, kVectorBytes);
+  std::memcpy(p + kLanes<Real>, &v.second, kVectorBytes);
 }
 
-ENTROPY_INLINE Vector<float> load(const BFloat16* p) {
-  typedef uint16_t Half __attribute__((vector_size(kVectorBytes / 2)));
-  typedef uint32_t Word __attribute__((vector_size(kVectorBytes)));
-  Half half;
-  std::memcpy(&half, p, sizeof(half));
-  return bit_cast<Vector<float>>(__builtin_convertvector(half, Word) << 16);
+typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));
+
+ENTROPY_INLINE Pair<float> load_pair(const BFloat16* p) {
+  Words words;
+  std::memcpy(&words, p, sizeof(words));
+  return {bit_cast<Vector<float>>(words << 16), bit_cast<Vector<float>>(words & 0xffff0000u)};
 }
 
-ENTROPY_INLINE Vector<float> load(const Float16* p) {
-  // The masked forms spare GCC 12 a false warning about its own header.
+// As narrow(), without its test for NaN: the upper half of the sum is the rounded bfloat16. A NaN
+// would round to infinity or overflow only with low bits set, and the caller's have none: they
+// descend from bfloat16 logits and from canonical per-row constants (RowGradient).
+ENTROPY_INLINE Words rounded_upper_half(Vector<float> v) {
+  const Words bits = bit_cast<Words>(v);
+  return bits + 0x7fffu + (bits >> 16 & 1u);
+}
+
+ENTROPY_INLINE void store_pair(const Pair<float>& v, BFloat16* p) {
+  const Words words =
+      rounded_upper_half(v.first) >> 16 | (rounded_upper_half(v.second) & 0xffff0000u);
+  std::memcpy(p, &words, sizeof(words));
+}
+
 #if defined(__AVX512F__)
+// The masked forms spare GCC 12 a false warning about its own header.
+ENTROPY_INLINE Vector<float> widen_half(const Float16* p) {
   return _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+ENTROPY_INLINE void narrow_half(Vector<float> v, Float16* p) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_maskz_cvtps_ph(0xffff, v, _MM_FROUND_TO_NEAREST_INT));
+}
 #elif defined(__AVX2__)
+ENTROPY_INLINE Vector<float> widen_half(const Float16* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+ENTROPY_INLINE void narrow_half(Vector<float> v, Float16* p) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
 #else
+ENTROPY_INLINE Vector<float> widen_half(const Float16* p) {
   Vector<float> v;
   for (int i = 0; i < kLanes<float>; ++i) v[i] = widen(p[i]);
   return v;
-#endif
 }
-
-ENTROPY_INLINE void store(Vector<float> v, float* p) { std::memcpy(p, &v, sizeof(v)); }
-ENTROPY_INLINE void store(Vector<double> v, double* p) { std::memcpy(p, &v, sizeof(v)); }
-
-ENTROPY_INLINE void store(Vector<float> v, BFloat16* p) {
-  typedef uint16_t Half __attribute__((vector_size(kVectorBytes / 2)));
-  typedef uint32_t Word __attribute__((vector_size(kVectorBytes)));
-  const Word bits = bit_cast<Word>(v);
-  const Word rounded = bits + 0x7fffu + (bits >> 16 & 1u);
-  const Word nan = bits | 0x00400000u;
-  const Half half = __builtin_convertvector((v == v ? rounded : nan) >> 16, Half);
-  std::memcpy(p, &half, sizeof(half));
-}
-
-ENTROPY_INLINE void store(Vector<float> v, Float16* p) {
-#if defined(__AVX512F__)
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtps_ph(0xffff, v, _MM_FROUND_TO_NEAREST_INT));
-#elif defined(__AVX2__)
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
-#else
+ENTROPY_INLINE void narrow_half(Vector<float> v, Float16* p) {
   for (int i = 0; i < kLanes<float>; ++i) narrow(v[i], p + i);
+}
 #endif
+
+ENTROPY_INLINE Pair<float> load_pair(const Float16* p) {
+  return {widen_half(p), widen_half(p + kLanes<float>)};
+}
+
+ENTROPY_INLINE void store_pair(const Pair<float>& v, Float16* p) {
+  narrow_half(v.first, p);
+  narrow_half(v.second, p + kLanes<float>);
 }
 
 }  // namespace entropy_ext::ENTROPY_EXT_ISA

@@ -16,27 +16,82 @@
 namespace entropy_ext::ENTROPY_EXT_ISA {
 
 constexpr int64_t kSegment = 16384;
-// Independent chains of additions: enough to cover their latency.
+// Independent chains of additions, as many as cover their latency.
 constexpr int kChains = 4;
-// Vectors a tile holds for each chain. The maximum of a tile is taken before its exponentials, from
-// the first-level cache; a longer tile spares reductions, a shorter one stays in the cache.
-constexpr int kVectorsPerChain = 16;
+// Pairs of vectors in a tile, whose maximum is known before its exponentials are taken.
+constexpr int kPairs = 32;
+constexpr int kPrefetchBytes = 2048;
 
 template <class Real>
-constexpr int64_t kTile = static_cast<int64_t>(kChains) * kVectorsPerChain * kLanes<Real>;
+constexpr int64_t kTile = int64_t{2} * kPairs * kLanes<Real>;
 
-// The mean of u = log2(p/max p) is at least −log2 V: a pivot further down only loses digits.
+// How far the maximum may rise before the pivot of the squares is chosen anew.
 template <class Real>
-constexpr Real kLeastPivot = -32;
+constexpr Real kPivotDrift = -2;
 
 // The sum of all lanes of all chains, lane by lane, accumulated in To.
-template <class To, class Real>
-ENTROPY_INLINE To total_of(const Vector<Real> (&chains)[kChains]) {
+template <class To, class Real, int kCount>
+ENTROPY_INLINE To total_of(const Vector<Real> (&chains)[kCount]) {
   To total = 0;
-  for (int c = 0; c < kChains; ++c) {
+  for (int c = 0; c < kCount; ++c) {
     for (int i = 0; i < kLanes<Real>; ++i) total = total + static_cast<To>(chains[c][i]);
   }
   return total;
+}
+
+// The hardware's own prefetching stops at each page, and the window of instructions in flight is
+// shorter than the latency of memory. Addresses past the end of the logits are harmless here.
+template <int kBytes>
+ENTROPY_INLINE void prefetch(const char* begin) {
+  constexpr int kCacheLine = 64;
+  for (int i = 0; i < kBytes; i += kCacheLine) __builtin_prefetch(begin + i);
+}
+
+// Call visit(i, chain, pair) for the pairs i = 0, 1, … of a tile. `chain` = 0, 2, 0, 2, … is a
+// constant once the inner loop is unrolled, as it must be for accumulators to live in registers.
+template <class Real, class Storage, class Visit>
+ENTROPY_INLINE void for_each_pair(const Storage* z, int pairs, Visit visit) {
+  for (int i = 0; i < pairs; i += kChains / 2) {
+#pragma GCC unroll 2
+    for (int j = 0; j < kChains / 2; ++j) {
+      visit(i + j, 2 * j, load_pair(z + (i + j) * 2 * kLanes<Real>));
+    }
+  }
+}
+
+// Largest and smallest logit of a tile, lane by lane.
+template <class Real>
+struct Extremes {
+  Vector<Real> high[2] = {splat(negative_infinity<Real>()), splat(negative_infinity<Real>())};
+  Vector<Real> low[2] = {splat(-negative_infinity<Real>()), splat(-negative_infinity<Real>())};
+
+  ENTROPY_INLINE void push(const Pair<Real>& x) {
+    high[0] = maximum(x.first, high[0]);
+    low[0] = minimum(x.first, low[0]);
+    high[1] = maximum(x.second, high[1]);
+    low[1] = minimum(x.second, low[1]);
+  }
+
+  ENTROPY_INLINE Real max() const {
+    const Vector<Real> lanes = maximum(high[0], high[1]);
+    Real max = lanes[0];
+    for (int i = 1; i < kLanes<Real>; ++i) max = lanes[i] > max ? lanes[i] : max;
+    return max;
+  }
+
+  ENTROPY_INLINE Real min() const {
+    const Vector<Real> lanes = minimum(low[0], low[1]);
+    Real min = lanes[0];
+    for (int i = 1; i < kLanes<Real>; ++i) min = lanes[i] < min ? lanes[i] : min;
+    return min;
+  }
+};
+
+template <class Real, class Storage>
+ENTROPY_INLINE Extremes<Real> extremes_of(const Storage* z) {
+  Extremes<Real> extremes;
+  for_each_pair<Real>(z, kPairs, [&](int, int, const Pair<Real>& x) { extremes.push(x); });
+  return extremes;
 }
 
 // The moments of kChains × kLanes interleaved columns.
@@ -44,14 +99,15 @@ template <class Real, bool kExtras>
 struct Accumulators {
   Vector<Real> sum[kChains] = {};
   Vector<Real> dot[kChains] = {};
-  Vector<Real> spread[kChains] = {};  // Σ e·(u − pivot)²
-  Vector<Real> square[kChains] = {};
-  Vector<Real> square_dot[kChains] = {};
+  // Two chains each are enough beside the eight above, and leave registers for the constants.
+  Vector<Real> spread[2] = {};      // Σ e·w², w = u − pivot
+  Vector<Real> square[2] = {};      // Σ e²
+  Vector<Real> square_dot[2] = {};  // Σ e²·w
   Mask<Real> live = {};
   Real max = negative_infinity<Real>();
-  // A guess at the mean of u: squares about it lose no digits to a mean far from the maximum.
+  // Near the mean of u, for squares about a far point would lose the digits of a small variance.
   Real pivot = 0;
-  bool pivot_set = false;
+  Real drift = kPivotDrift<Real>;  // of the maximum since the pivot was chosen
 
   ENTROPY_INLINE void raise_max(Real new_max, Real log2_scale) {
     const Real step = shift_between(max, new_max, log2_scale);
@@ -59,110 +115,95 @@ struct Accumulators {
     if (step == Real(0)) return;
     const Vector<Real> shift = splat(step);
     const Vector<Real> factor = splat(power_of_two(step));
-    const Real moved = pivot + step;  // the same logit, seen from the new maximum
-    const Real kept = at_least(moved, kLeastPivot<Real>);
     for (int c = 0; c < kChains; ++c) {
-      if constexpr (kExtras) {
-        if (kept != moved) {
-          const Vector<Real> gap = splat(moved - kept);
-          const Vector<Real> about = fused(splat(-pivot), sum[c], dot[c]);
-          spread[c] = fused(gap, fused(gap, sum[c], about + about), spread[c]);
-        }
-        spread[c] = spread[c] * factor;
-        square_dot[c] = fused(square[c], shift, square_dot[c]) * factor * factor;
-        square[c] = square[c] * factor * factor;
-      }
       dot[c] = fused(sum[c], shift, dot[c]) * factor;
       sum[c] = sum[c] * factor;
     }
-    pivot = kept;
-  }
-
-  // The mean of u over the first kChains vectors of the first tile that holds anything.
-  template <class Storage>
-  ENTROPY_INLINE void set_pivot(const Storage* z, Real log2_scale) {
-    if (pivot_set || max == negative_infinity<Real>()) return;
-    pivot_set = true;
-    Real sum_e = 0;
-    Real sum_eu = 0;
-    for (int c = 0; c < kChains; ++c) {
-      Vector<Real> u = (load(z + c * kLanes<Real>) - splat(max)) * splat(log2_scale);
-      const Vector<Real> e = exp2_guarded<Real>(u);
-      const Vector<Real> eu = e * u;
-      for (int i = 0; i < kLanes<Real>; ++i) {
-        sum_e = sum_e + e[i];
-        sum_eu = sum_eu + eu[i];
-      }
-    }
-    pivot = sum_e > Real(0) ? at_least(sum_eu / sum_e, kLeastPivot<Real>) : Real(0);
-  }
-
-  ENTROPY_INLINE void push(int c, Vector<Real> e, Vector<Real> u) {
-    sum[c] = sum[c] + e;
-    dot[c] = fused(e, u, dot[c]);
     if constexpr (kExtras) {
-      const Vector<Real> w = u - splat(pivot);
-      const Vector<Real> ee = e * e;
-      spread[c] = fused(e * w, w, spread[c]);
-      square[c] = square[c] + ee;
-      square_dot[c] = fused(ee, u, square_dot[c]);
+      for (int h = 0; h < 2; ++h) {
+        spread[h] = spread[h] * factor;
+        square[h] = square[h] * factor * factor;
+        square_dot[h] = square_dot[h] * factor * factor;
+      }
+      pivot = pivot + step;  // the same logit, seen from the new maximum: w is what it was
+      drift = drift + step;
     }
   }
 
-  // `z` points at kTile columns.
+  // Move the pivot towards the mean of u: over what is accumulated, the first eighth of the tile
+  // that comes, and the maximum of that tile, which may lie outside that eighth.
   template <class Storage>
-  ENTROPY_INLINE void push_tile(const Storage* z, Real log2_scale) {
-    Vector<Real> high[kChains];
-    Vector<Real> low[kChains];
-    for (int c = 0; c < kChains; ++c) {
-      high[c] = splat(negative_infinity<Real>());
-      low[c] = splat(-negative_infinity<Real>());
-    }
-    constexpr int kStep = kChains * kLanes<Real>;
-    for (int v = 0; v < kVectorsPerChain; ++v) {
-      for (int c = 0; c < kChains; ++c) {
-        const Vector<Real> x = load(z + v * kStep + c * kLanes<Real>);
-        high[c] = maximum(x, high[c]);
-        low[c] = minimum(x, low[c]);
+  ENTROPY_INLINE void move_pivot(const Storage* z, Real centre, Real log2_scale) {
+    Vector<Real> next_sum = {};
+    Vector<Real> next_dot = {};
+    for_each_pair<Real>(z, kPairs / 8, [&](int, int, const Pair<Real>& x) {
+      for (int h = 0; h < 2; ++h) {
+        Vector<Real> u = ((h == 0 ? x.first : x.second) - splat(centre)) * splat(log2_scale);
+        const Vector<Real> e = exp2_guarded<Real>(u);
+        next_sum = next_sum + e;
+        next_dot = fused(e, u, next_dot);
       }
+    });
+    const Vector<Real> sums[] = {next_sum, sum[0], sum[1], sum[2], sum[3]};
+    const Vector<Real> dots[] = {next_dot, dot[0], dot[1], dot[2], dot[3]};
+    const Real mean = total_of<Real, Real>(dots) / (total_of<Real, Real>(sums) + Real(1));
+    const Vector<Real> gap = splat(pivot - mean);
+    for (int h = 0; h < 2; ++h) {
+      const Vector<Real> sum_h = sum[h] + sum[h + 2];
+      const Vector<Real> about = fused(splat(-pivot), sum_h, dot[h] + dot[h + 2]);
+      spread[h] = fused(gap, fused(gap, sum_h, about + about), spread[h]);
+      square_dot[h] = fused(gap, square[h], square_dot[h]);
     }
-    for (int c = 1; c < kChains; ++c) {
-      high[0] = maximum(high[c], high[0]);
-      low[0] = minimum(low[c], low[0]);
-    }
-    Real tile_max = high[0][0];
-    Real tile_min = low[0][0];
-    for (int i = 1; i < kLanes<Real>; ++i) {
-      tile_max = high[0][i] > tile_max ? high[0][i] : tile_max;
-      tile_min = low[0][i] < tile_min ? low[0][i] : tile_min;
-    }
-    raise_max(tile_max > max ? tile_max : max, log2_scale);
-    if constexpr (kExtras) set_pivot(z, log2_scale);
+    pivot = mean;
+    drift = 0;
+  }
 
+  // Add a tile, and take the extremes of the one at `next` on the way, so that its columns are
+  // being loaded while the exponentials of this one are computed.
+  template <bool kVanishing, class Storage>
+  ENTROPY_INLINE Extremes<Real> add(const Storage* z, const Storage* next, Real centre,
+                                    Real log2_scale) {
+    Extremes<Real> extremes;
+    for_each_pair<Real>(z, kPairs, [&](int i, int chain, const Pair<Real>& x) {
+      const Storage* const ahead = next + i * 2 * kLanes<Real>;
+      prefetch<2 * kLanes<Real> * sizeof(Storage)>(
+          reinterpret_cast<const char*>(ahead) + kPrefetchBytes);
+      extremes.push(load_pair(ahead));
+      for (int h = 0; h < 2; ++h) {
+        const int c = chain + h;
+        const Vector<Real> logits = h == 0 ? x.first : x.second;
+        Vector<Real> u = (logits - splat(centre)) * splat(log2_scale);
+        const Vector<Real> e = kVanishing ? exp2_guarded<Real>(u) : exp2_normal<Real>(u);
+        sum[c] = sum[c] + e;
+        dot[c] = fused(e, u, dot[c]);
+        if constexpr (kExtras) {
+          const Vector<Real> w = u - splat(pivot);
+          const Vector<Real> ew = e * w;
+          spread[h] = fused(ew, w, spread[h]);
+          square[h] = fused(e, e, square[h]);
+          square_dot[h] = fused(e, ew, square_dot[h]);
+        }
+        if constexpr (kVanishing) {
+          live = live - (logits > splat(negative_infinity<Real>()));  // a true lane is −1
+        }
+      }
+    });
+    if constexpr (!kVanishing) live = live + 2 * kPairs;
+    return extremes;
+  }
+
+  // `z` points at kTile columns whose extremes are known; returns those of the tile at `next`.
+  template <class Storage>
+  ENTROPY_INLINE Extremes<Real> push_tile(const Storage* z, const Extremes<Real>& extremes,
+                                          const Storage* next, Real log2_scale) {
+    const Real tile_max = extremes.max();
+    raise_max(tile_max > max ? tile_max : max, log2_scale);
     // Until a finite logit comes, u = −∞ − centre must not be −∞ − (−∞).
     const Real centre = max == negative_infinity<Real>() ? Real(0) : max;
-    const Vector<Real> centres = splat(centre);
-    const Vector<Real> scales = splat(log2_scale);
-    if ((tile_min - centre) * log2_scale >= Constants<Real>::kMinExponent) {
-      for (int v = 0; v < kVectorsPerChain; ++v) {
-        for (int c = 0; c < kChains; ++c) {
-          const Vector<Real> u = (load(z + v * kStep + c * kLanes<Real>) - centres) * scales;
-          push(c, exp2_normal<Real>(u), u);
-        }
-      }
-      live = live + kVectorsPerChain * kChains;
-    } else {
-      // Some 2^u vanishes, a logit is −∞, or the whole tile is: test every element.
-      for (int v = 0; v < kVectorsPerChain; ++v) {
-        for (int c = 0; c < kChains; ++c) {
-          const Vector<Real> x = load(z + v * kStep + c * kLanes<Real>);
-          Vector<Real> u = (x - centres) * scales;
-          const Vector<Real> e = exp2_guarded<Real>(u);
-          push(c, e, u);
-          live = live - (x > splat(negative_infinity<Real>()));  // a true lane is −1
-        }
-      }
-    }
+    if (kExtras && drift <= kPivotDrift<Real>) move_pivot(z, centre, log2_scale);
+    // Where some 2^u vanishes, −∞ or not, every element is tested; a comparison with NaN is false.
+    const bool normal = (extremes.min() - centre) * log2_scale >= Constants<Real>::kMinExponent;
+    return normal ? add<false>(z, next, centre, log2_scale) : add<true>(z, next, centre, log2_scale);
   }
 
   ENTROPY_INLINE SoftmaxMoments<Real, kExtras> total() const {
@@ -176,7 +217,7 @@ struct Accumulators {
       const double about = total_of<double, Real>(dot) - static_cast<double>(pivot) * sum_e;
       moments.set_scatter(sum_e, about, total_of<double, Real>(spread));
       moments.square = total_of<Real, Real>(square);
-      moments.square_dot = total_of<Real, Real>(square_dot);
+      moments.square_dot = fused(pivot, moments.square, total_of<Real, Real>(square_dot));
     }
     return moments;
   }
@@ -187,17 +228,22 @@ SoftmaxMoments<typename RealOf<Storage>::Type, kExtras> segment_moments(
     const Storage* z, int64_t columns, typename RealOf<Storage>::Type log2_scale) {
   using Real = typename RealOf<Storage>::Type;
   Accumulators<Real, kExtras> accumulators;
-  int64_t begin = 0;
-  for (; begin + kTile<Real> <= columns; begin += kTile<Real>) {
-    accumulators.push_tile(z + begin, log2_scale);
+  const int64_t whole = columns / kTile<Real> * kTile<Real>;
+  if (whole > 0) {
+    auto extremes = extremes_of<Real>(z);
+    for (int64_t begin = 0; begin < whole; begin += kTile<Real>) {
+      // The last tile looks at itself for want of a next one.
+      const int64_t next = std::min(begin + kTile<Real>, whole - kTile<Real>);
+      extremes = accumulators.push_tile(z + begin, extremes, z + next, log2_scale);
+    }
   }
-  if (begin < columns) {
+  if (whole < columns) {
     // The rest of the segment, filled up with −∞, which adds nothing and is not counted.
     Real rest[kTile<Real>];
     for (int64_t i = 0; i < kTile<Real>; ++i) {
-      rest[i] = begin + i < columns ? widen(z[begin + i]) : negative_infinity<Real>();
+      rest[i] = whole + i < columns ? widen(z[whole + i]) : negative_infinity<Real>();
     }
-    accumulators.push_tile(rest, log2_scale);
+    accumulators.push_tile(rest, extremes_of<Real>(rest), rest, log2_scale);
   }
   return accumulators.total();
 }
@@ -273,29 +319,29 @@ void forward(const TokenStatsForward& params, int threads) {
   }
 }
 
-template <class Storage>
-ENTROPY_INLINE Vector<typename RealOf<Storage>::Type> gradient_of(
-    Vector<typename RealOf<Storage>::Type> z,
-    const RowGradient<typename RealOf<Storage>::Type>& row) {
-  using Real = typename RealOf<Storage>::Type;
-  Vector<Real> log2_p =
-      fused(z - splat(row.row_max), splat(row.log2_scale), splat(-row.log2_sum));
-  const Vector<Real> p = exp2_guarded<Real>(log2_p);
-  return p * fused(splat(row.slope), log2_p, splat(row.offset));
+template <class Real>
+ENTROPY_INLINE Vector<Real> gradient_of(Vector<Real> z, const RowGradient<Real>& row) {
+  Vector<Real> u = (z - splat(row.row_max)) * splat(row.log2_scale);
+  const Vector<Real> e = exp2_guarded<Real>(u);
+  return e * fused(splat(row.slope), u, splat(row.offset));
 }
 
 template <class Storage>
 void segment_gradient(const Storage* z, int64_t columns,
                       const RowGradient<typename RealOf<Storage>::Type>& row, Storage* out) {
   using Real = typename RealOf<Storage>::Type;
-  constexpr int kWidth = kLanes<Real>;
+  constexpr int kWidth = 2 * kLanes<Real>;
+  const auto store_gradient = [&](const Storage* from, Storage* to) {
+    const Pair<Real> x = load_pair(from);
+    store_pair(Pair<Real>{gradient_of<Real>(x.first, row), gradient_of<Real>(x.second, row)}, to);
+  };
   int64_t i = 0;
-  for (; i + kWidth <= columns; i += kWidth) store(gradient_of<Storage>(load(z + i), row), out + i);
+  for (; i + kWidth <= columns; i += kWidth) store_gradient(z + i, out + i);
   if (i == columns) return;
-  Vector<Real> rest = splat(negative_infinity<Real>());
-  for (int64_t j = i; j < columns; ++j) rest[j - i] = widen(z[j]);
-  const Vector<Real> gradient = gradient_of<Storage>(rest, row);
-  for (int64_t j = i; j < columns; ++j) narrow(gradient[j - i], out + j);
+  Storage rest[kWidth] = {};
+  std::copy(z + i, z + columns, rest);
+  store_gradient(rest, rest);
+  std::copy(rest, rest + (columns - i), out + i);
 }
 
 template <class Storage>
@@ -320,8 +366,8 @@ void backward(const TokenStatsBackward& params, int threads) {
     const int64_t t = row.token - begin;
     if (t < 0 || t >= columns || widen(z[t]) == negative_infinity<Real>()) continue;
     // The token's entry anew, so that a half-precision gradient is rounded once.
-    const Real at_token = static_cast<const Real*>(params.grad_logp)[r] * row.scale.inverse;
-    narrow(gradient_of<Storage>(splat(widen(z[t])), gradient)[0] + at_token, out + t);
+    const Real at_token = gradient_of<Real>(splat(Real(widen(z[t]))), gradient)[0];
+    narrow(at_token + gradient.at_token, out + t);
   }
 }
 

@@ -1,8 +1,12 @@
 // Runs the token statistics kernels on cases read from standard input, each in memory of its own
 // between red zones, and writes what they computed to standard output. emulator.py is the other end.
+#include <sys/mman.h>
+
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,6 +36,7 @@ struct Header {
   int64_t multiprocessors;
   int64_t seed;
   int64_t ulps;            // error of fast_exp2
+  int64_t row_distance;    // elements between rows, which the storage holds without a gap; or 0
 };
 
 bool read_bytes(void* to, size_t bytes) { return std::fread(to, 1, bytes, stdin) == bytes; }
@@ -39,7 +44,7 @@ bool read_bytes(void* to, size_t bytes) { return std::fread(to, 1, bytes, stdin)
 // An array that the kernels only read.
 class Input {
  public:
-  Input(size_t bytes) : memory_(bytes) {
+  explicit Input(size_t bytes) : memory_(bytes) {
     if (!read_bytes(memory_.begin(), bytes)) std::exit(2);
     before_.assign(memory_.begin(), memory_.begin() + bytes);
   }
@@ -76,13 +81,38 @@ size_t element_bytes(Dtype dtype) {
   return 0;
 }
 
+// Rows so far apart that their distance needs 64 bits, in memory of which only they exist.
+class FarRows {
+ public:
+  FarRows(const Header& header, const unsigned char* rows, size_t element)
+      : bytes_(((header.rows - 1) * header.row_distance + header.vocab) * element) {
+    void* const memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) std::exit(2);
+    begin_ = static_cast<unsigned char*>(memory);
+    for (int64_t r = 0; r < header.rows; ++r) {
+      std::memcpy(begin_ + r * header.row_distance * element, rows + r * header.vocab * element,
+                  header.vocab * element);
+    }
+  }
+  ~FarRows() { munmap(begin_, bytes_); }
+  FarRows(const FarRows&) = delete;
+  FarRows& operator=(const FarRows&) = delete;
+
+  const unsigned char* begin() const { return begin_; }
+
+ private:
+  size_t bytes_;
+  unsigned char* begin_;
+};
+
 // What the forward and the backward pass are told about the logits and the rows.
 template <class Params>
-Params common_params(const Header& header, const Input& storage, const Input& tokens,
+Params common_params(const Header& header, const unsigned char* logits, const Input& tokens,
                      const Input& temperature, const Input& mask) {
   Params params = {};
   params.dtype = static_cast<Dtype>(header.dtype);
-  params.logits = storage.data() + header.first * element_bytes(params.dtype);
+  params.logits = logits;
   params.layout.ndim = static_cast<int32_t>(header.ndim);
   for (int d = 0; d < entropy_ext::kMaxLeadingDims; ++d) {
     params.layout.size[d] = header.size[d];
@@ -110,32 +140,37 @@ void run_case(const Header& header) {
   const Input grad_lse(header.backward != 0 ? per_row : 0);
 
   const GuardedBytes logp(per_row), entropy(per_row), lse(per_row), row_max(per_row),
-      log_sum(per_row), extras(header.extras != 0 ? 4 * per_row : 0),
+      row_sum(per_row), extras(header.extras != 0 ? 4 * per_row : 0),
       grad_logits(header.backward != 0 ? header.rows * header.vocab * element_bytes(dtype) : 0),
       scratch(entropy_ext::token_stats_forward_scratch_bytes(
           dtype, header.rows, header.vocab, static_cast<int>(header.multiprocessors)));
   const std::vector<const GuardedBytes*> outputs = {&logp,    &entropy, &lse,         &row_max,
-                                                    &log_sum, &extras,  &grad_logits, &scratch};
+                                                    &row_sum, &extras,  &grad_logits, &scratch};
+
+  std::optional<FarRows> far_rows;
+  if (header.row_distance != 0) far_rows.emplace(header, storage.data(), element_bytes(dtype));
+  const unsigned char* const logits =
+      far_rows ? far_rows->begin() : storage.data() + header.first * element_bytes(dtype);
 
   simt::set_seed(static_cast<uint64_t>(header.seed));
   simt::set_rounding(static_cast<int>(header.ulps), static_cast<uint64_t>(header.seed));
-  auto forward = common_params<entropy_ext::TokenStatsForward>(header, storage, tokens,
+  auto forward = common_params<entropy_ext::TokenStatsForward>(header, logits, tokens,
                                                                temperature, mask);
   forward.logp = logp.begin();
   forward.entropy = entropy.begin();
   forward.lse = lse.begin();
   forward.row_max = row_max.begin();
-  forward.log_sum = log_sum.begin();
+  forward.row_sum = row_sum.begin();
   forward.extras = header.extras != 0 ? extras.begin() : nullptr;
   forward.scratch = scratch.bytes() != 0 ? scratch.begin() : nullptr;
   const char* error = entropy_ext::token_stats_forward_cuda(forward, nullptr);
 
   if (error == nullptr && header.backward != 0) {
-    auto backward = common_params<entropy_ext::TokenStatsBackward>(header, storage, tokens,
+    auto backward = common_params<entropy_ext::TokenStatsBackward>(header, logits, tokens,
                                                                    temperature, mask);
     backward.entropy = entropy.begin();
     backward.row_max = row_max.begin();
-    backward.log_sum = log_sum.begin();
+    backward.row_sum = row_sum.begin();
     backward.grad_logp = grad_logp.data();
     backward.grad_entropy = grad_entropy.data();
     backward.grad_lse = grad_lse.data();
@@ -151,7 +186,7 @@ void run_case(const Header& header) {
   for (const GuardedBytes* output : outputs) {
     if (text.empty() && !output->intact()) text = "written beside an output";
   }
-  write_result(text, {&logp, &entropy, &lse, &row_max, &log_sum, &extras, &grad_logits});
+  write_result(text, {&logp, &entropy, &lse, &row_max, &row_sum, &extras, &grad_logits});
 }
 
 }  // namespace

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import subprocess
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,9 @@ DTYPE_CODE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float
 MAX_LEADING_DIMS = 8
 # So few that no row of the tests is shared, and so many that every row long enough is.
 ONE_MULTIPROCESSOR, MANY_MULTIPROCESSORS = 1, 1000
+
+# What memory holds before it is written (guarded.h): a NaN that arithmetic passes on unchanged.
+POISON = b"\xfd\xff"
 
 
 class KernelError(Exception):
@@ -37,20 +40,23 @@ class Case:
     multiprocessors: int = ONE_MULTIPROCESSOR
     seed: int = 1
     ulps: int = 0
-    layout: tuple[Sequence[int], Sequence[int]] | None = field(default=None)  # sizes, strides
+    layout: tuple[Sequence[int], Sequence[int]] | None = None  # sizes, strides; default: [rows]
+    withheld: int = 0  # elements at the end of the storage that the kernels may not touch
+    row_distance: int = 0  # place rows, here contiguous, so many elements apart
 
     def encode(self) -> bytes:
         logits = self.logits
         rows, vocab = logits.shape
-        sizes, strides = self.layout or ([rows], [logits.stride(0)])
+        sizes, strides = self.layout or ([rows], [self.row_distance or logits.stride(0)])
         padding = [0] * (MAX_LEADING_DIMS - len(sizes))
         storage = torch.empty(0, dtype=logits.dtype).set_(logits.untyped_storage())
+        storage = storage[: storage.numel() - self.withheld]
         header = (
             *(DTYPE_CODE[logits.dtype], rows, vocab, len(sizes)),
             *(*sizes, *padding, *strides, *padding),
             *(storage.numel(), logits.storage_offset(), self.temperature.numel()),
             *(self.mask is not None, self.extras, self.upstream is not None),
-            *(self.multiprocessors, self.seed, self.ulps),
+            *(self.multiprocessors, self.seed, self.ulps, self.row_distance),
         )
         real = stats_dtype(logits.dtype)
         arrays = [storage, self.tokens, self.temperature.to(real)]
@@ -64,7 +70,7 @@ class Case:
             raise KernelError(answer.take(length).decode())
         rows, vocab = self.logits.shape
         real = stats_dtype(self.logits.dtype)
-        names = [*DIFFERENTIABLE, "row_max", "log_sum", *(EXTRAS if self.extras else ())]
+        names = [*DIFFERENTIABLE, "row_max", "row_sum", *(EXTRAS if self.extras else ())]
         results = {name: answer.tensor(real, (rows,), name) for name in names}
         if self.upstream is not None:
             results["grad_logits"] = answer.tensor(self.logits.dtype, (rows, vocab), "grad_logits")
@@ -86,10 +92,12 @@ class _Reader:
     def tensor(self, dtype: torch.dtype, shape: tuple[int, ...], name: str) -> Tensor:
         size = int(np.prod(shape)) * dtype.itemsize
         piece = bytearray(self.take(size))
-        integers = np.frombuffer(piece, dtype=f"<i{dtype.itemsize}")
-        # What the driver fills outputs with; no NaN that arithmetic makes looks like it.
-        if (integers == -1).any():
-            raise KernelError(f"{name}: entry {int((integers == -1).argmax())} was not written")
+        bits = np.frombuffer(piece, dtype=f"<u{dtype.itemsize}")
+        unwritten = bits == np.frombuffer(POISON * 4, dtype=bits.dtype)[0]
+        if unwritten.any():
+            raise KernelError(
+                f"{name}: entry {int(unwritten.argmax())} was not written, or with what was not"
+            )
         return torch.frombuffer(piece, dtype=dtype).reshape(shape)
 
 
