@@ -49,7 +49,7 @@ class TabularPolicy(NamedTuple):
 def softmax_policy(logits: Array) -> TabularPolicy:
     """The policy of a table of finite logits.
 
-    ln π = (z − max z) − ln Σ exp(z − max z),  H = −Σ π ln π.
+    ln π = (z − max z) − log1p(Σ′ exp(z − max z)), Σ′ leaving out the largest;  H = −Σ π ln π.
 
     Args:
         logits: z [S, A] float64, finite.
@@ -68,13 +68,17 @@ def softmax_policy(logits: Array) -> TabularPolicy:
         raise ValueError(f"logits: expected [S, A] with A ≥ 1, got {list(logits.shape)}")
     if not np.isfinite(logits).all():
         raise ValueError("logits: expected finite values, got inf or NaN")
-    row_max = logits.max(-1, keepdims=True)
+    likeliest = logits.argmax(-1, keepdims=True)
+    row_max = np.take_along_axis(logits, likeliest, axis=-1)
     logp = logits - row_max
     probs = np.exp(logp)
-    total = probs.sum(-1, keepdims=True)
-    log_total = np.log(total)
+    # The sum without the leading 1 keeps ln π of an almost certain action to full accuracy.
+    np.put_along_axis(probs, likeliest, 0.0, axis=-1)
+    rest = probs.sum(-1, keepdims=True)
+    np.put_along_axis(probs, likeliest, 1.0, axis=-1)
+    log_total = np.log1p(rest)
     logp -= log_total
-    probs /= total
+    probs /= 1.0 + rest
     return TabularPolicy(logp, probs, -(probs * logp).sum(-1), (row_max + log_total)[:, 0])
 
 

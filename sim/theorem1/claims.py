@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from sim.theorem1.sweep import Sweep, fit_order
 from sim.theorem1.token_check import Deviation
 
@@ -18,7 +16,6 @@ __all__ = [
     "Claim",
     "TableResult",
     "claims_of",
-    "pooled_error_at",
 ]
 
 ORDER = 2.0
@@ -49,12 +46,6 @@ class Claim(NamedTuple):
     holds: bool
 
 
-def pooled_error_at(sweep: Sweep, eta: float) -> float:
-    """Σ|measured − predicted| / Σ|measured| over states at one of the sweep's step sizes."""
-    (column,) = np.flatnonzero(sweep.etas == eta)
-    return float(sweep.pooled_error[column])
-
-
 def claims_of(results: Sequence[TableResult]) -> list[Claim]:
     """Every promise about these tables."""
     claims = []
@@ -72,7 +63,7 @@ def claims_of(results: Sequence[TableResult]) -> list[Claim]:
             )
     for result in results:
         for sweep in result.sweeps:
-            pooled = pooled_error_at(sweep, POOLED_ETA)
+            pooled = float(sweep.pooled_error[sweep.column(POOLED_ETA)])
             claims.append(
                 Claim(
                     f"Σ|error| / Σ|ΔH| at η = {POOLED_ETA:g}, {NAMES[sweep.gradient]}, "

@@ -29,12 +29,15 @@ from sim.theorem1.token_check import TokenCheck
 __all__ = ["theorem1"]
 
 INTERRUPTED = 130
+CSV_NAME = "measurements.csv"
+PREDICTIONS_NAME = "predicted_measured.png"
+ORDERS_NAME = "error_order.png"
 LOG_WIDTH = 132
 """Columns where the output is no terminal: a log should not wrap its tables."""
-ETA_RANGE = (1e-7, 1.0)
+ETA_RANGE = (1e-9, 1.0)
 MAX_ACTIONS = 2**20
 DEFAULT_ACTIONS = "5,151936"
-DEFAULT_ETAS = "1e-6,3e-6,1e-5,3e-5,1e-4,3e-4,1e-3,3e-3,1e-2,3e-2,1e-1"
+DEFAULT_ETAS = "1e-8,1e-7,1e-6,1e-5,1e-4,1e-3,1e-2,1e-1"
 
 
 def parse_actions(text: str) -> str:
@@ -104,21 +107,25 @@ def theorem1(
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
     sizes = sorted({int(item) for item in actions.split(",")})
     steps = sorted({float(item) for item in etas.split(",")} | {POOLED_ETA})
+    try:
+        table_file.create(out / CSV_NAME)
+    except OSError as error:
+        raise typer.BadParameter(
+            f"expected a folder that can be written; got {error}", param_hint="--out"
+        ) from None
     print_bandit(console, bandit_steps())
     results, finished = run_tables(
-        console, sizes, steps, states=states, seed=seed, alignment=alignment, out=out
+        console, sizes, steps, states=states, seed=seed, alignment=alignment, csv=out / CSV_NAME
     )
     if results:
         print_sweeps(console, results)
         print_orders(console, results)
         print_token_checks(console, results)
-        plot_predictions(results, out / "predicted_measured.png")
-        plot_orders(results, out / "error_order.png")
+        plot_predictions(results, out / PREDICTIONS_NAME)
+        plot_orders(results, out / ORDERS_NAME)
         claims = claims_of(results)
         print_claims(console, claims)
-        console.print(
-            f"{out}: measurements.csv, predicted_measured.png, error_order.png", highlight=False
-        )
+        console.print(f"{out}: {CSV_NAME}, {PREDICTIONS_NAME}, {ORDERS_NAME}", highlight=False)
     if not finished:
         console.print("Interrupted: tables, plots and CSV hold the states that were finished.")
         raise typer.Exit(INTERRUPTED)
@@ -134,11 +141,9 @@ def run_tables(
     states: int,
     seed: int,
     alignment: float,
-    out: Path,
+    csv: Path,
 ) -> tuple[list[TableResult], bool]:
-    """Measure every table, writing the CSV as chunks finish. Returns them and whether all came."""
-    csv = out / "measurements.csv"
-    table_file.create(csv)
+    """Measure every table, adding to the CSV as chunks finish. Returns whether all came, too."""
     results: list[TableResult] = []
     columns = (
         TextColumn("{task.description}"),

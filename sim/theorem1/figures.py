@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,81 +19,98 @@ __all__ = ["plot_orders", "plot_predictions"]
 def plot_predictions(results: Sequence[TableResult], path: Path) -> None:
     """Measured against predicted ΔH of every state, at η = POOLED_ETA and at the largest η."""
     sweeps = [sweep for kind in zip(*(r.sweeps for r in results), strict=True) for sweep in kind]
-    axes = panels(len(results), rows=len(sweeps) // len(results))
+    axes = panels(len(results), rows=len(sweeps) // len(results), width=4.8, height=5.0)
     for axis, sweep in zip(axes, sweeps, strict=True):
         _scatter(axis, sweep)
     save(axes[0], path)
 
 
 def _scatter(axis: Axes, sweep: Sweep) -> None:
-    chosen = sorted({POOLED_ETA, float(sweep.etas[-1])})
-    columns = [int(np.flatnonzero(sweep.etas == eta)[0]) for eta in chosen]
-    shown = np.concatenate([sweep.predicted[:, columns], sweep.measured[:, columns]])
-    extent = 2.0 * float(np.abs(shown).max())
-    # ΔH has both signs and spans many decades; the smallest tenth of them may share the middle.
-    threshold = float(np.quantile(np.abs(shown), 0.1))
-    line = [-extent, extent]
-    axis.plot(line, line, color="0.5", linewidth=1, zorder=1, label="measured = predicted")
-    for colour, marker, eta, column in zip(COLOURS, "ox", chosen, columns, strict=False):
+    etas = sorted({POOLED_ETA, float(sweep.etas[-1])})
+    columns = [sweep.column(eta) for eta in etas]
+    shown = np.abs(np.concatenate([sweep.predicted[:, columns], sweep.measured[:, columns]]))
+    extent = 2.0 * float(shown.max())
+    axis.plot(
+        [-extent, extent], [-extent, extent], color="0.5", linewidth=1, label="measured = predicted"
+    )
+    for colour, marker, eta, column in zip(COLOURS, "+x", etas, columns, strict=False):
         axis.scatter(
             sweep.predicted[:, column],
             sweep.measured[:, column],
-            s=22,
+            s=26,
             marker=marker,
             linewidths=1,
-            facecolors="none" if marker == "o" else colour,
-            edgecolors=colour if marker == "o" else None,
-            zorder=2,
+            color=colour,
             label=f"η = {eta:g}",
         )
+    # ΔH has both signs and spans many decades; the smallest tenth may share the linear middle.
+    threshold = float(np.quantile(shown, 0.1))
+    ticks = _signed_decades(threshold, extent)
     axis.set_xscale("symlog", linthresh=threshold)
     axis.set_yscale("symlog", linthresh=threshold)
+    axis.set_xticks(ticks)
+    axis.set_yticks(ticks)
     axis.set_xlim(-extent, extent)
     axis.set_ylim(-extent, extent)
+    axis.minorticks_off()
+    axis.tick_params(axis="x", labelrotation=45)
+    axis.set_box_aspect(1)
     axis.set_xlabel("predicted ΔH = −η Cov  (nats)")
     axis.set_ylabel("measured ΔH  (nats)")
-    axis.set_title(
-        f"{NAMES[sweep.gradient]}, {len(sweep.entropy)} states × {sweep.actions} actions"
-    )
+    axis.set_title(f"{NAMES[sweep.gradient]}, {_size(sweep)}")
     axis.legend(frameon=False, loc="upper left")
+
+
+def _signed_decades(threshold: float, extent: float) -> list[float]:
+    """0 and at most three powers of ten to either side, clear of the linear middle."""
+    lowest, highest = math.ceil(math.log10(threshold) + 0.3), math.floor(math.log10(extent))
+    stride = max(1, math.ceil((highest - lowest + 1) / 3))
+    powers = [10.0**exponent for exponent in range(highest, lowest - 1, -stride)]
+    return [-power for power in powers] + [0.0] + powers[::-1]
+
+
+def _size(sweep: Sweep) -> str:
+    return f"{len(sweep.entropy)} states × {sweep.actions} actions"
 
 
 def plot_orders(results: Sequence[TableResult], path: Path) -> None:
     """Mean |measured − predicted| against η on log axes, with the fitted order."""
     axes = panels(len(results))
     for axis, result in zip(axes, results, strict=True):
-        for colour, sweep in zip(COLOURS, result.sweeps, strict=False):
+        for colour, marker, sweep in zip(COLOURS, "os", result.sweeps, strict=False):
             fit = fit_order(sweep.etas, sweep.error)
             name = NAMES[sweep.gradient]
-            subtracted = np.abs(sweep.subtracted - sweep.predicted).mean(0)
             axis.plot(
                 sweep.etas,
-                subtracted,
-                ":",
-                marker=".",
+                np.abs(sweep.error).mean(0),
+                marker,
+                markersize=5,
                 color=colour,
-                alpha=0.5,
-                label=f"{name}, two entropies subtracted",
+                label=f"{name}: measured without subtraction",
             )
             axis.plot(
                 sweep.etas,
                 fit.constant * sweep.etas**fit.order,
                 color=colour,
                 linewidth=1,
-                label=f"{name}, fit: order {fit.order:.3f}",
+                label=f"{name}: fit, order {fit.order:.3f}",
             )
             axis.plot(
                 sweep.etas,
-                np.abs(sweep.error).mean(0),
-                "o",
-                markersize=5,
+                np.abs(sweep.subtracted - sweep.predicted).mean(0),
+                ":",
+                marker=marker,
+                markersize=3,
+                markerfacecolor="white",
                 color=colour,
-                label=f"{name}, measured",
+                alpha=0.7,
+                zorder=1,
+                label=f"{name}: measured as H(π′) − H(π)",
             )
         axis.set_xscale("log")
         axis.set_yscale("log")
         axis.set_xlabel("step size η")
         axis.set_ylabel("mean |measured − predicted ΔH|  (nats)")
-        axis.set_title(f"{result.states} states × {result.actions} actions")
+        axis.set_title(_size(result.sweeps[0]))
         axis.legend(frameon=False, fontsize="small")
     save(axes[0], path)

@@ -79,7 +79,7 @@ def print_orders(console: Console, results: Sequence[TableResult]) -> None:
     for heading in (
         "states × actions",
         "fitted order",
-        "single states, 5 % … 95 %",
+        "error / ½η²|H″|, smallest η",
         f"error / |ΔH| at η = {POOLED_ETA:g}: pooled",
         "median state",
         "95 %",
@@ -89,15 +89,15 @@ def print_orders(console: Console, results: Sequence[TableResult]) -> None:
     for result in results:
         for sweep in result.sweeps:
             fit = fit_order(sweep.etas, sweep.error)
-            single = [fit_order(sweep.etas, row[None]).order for row in sweep.error]
-            low, high = np.percentile(single, (5, 95))
-            column = int(np.flatnonzero(sweep.etas == POOLED_ETA)[0])
+            second_order = 0.5 * sweep.etas[0] ** 2 * np.abs(sweep.curvature).sum()
+            ratio = np.abs(sweep.error[:, 0]).sum() / second_order
+            column = sweep.column(POOLED_ETA)
             relative = np.abs(sweep.error[:, column] / sweep.measured[:, column])
             table.add_row(
                 NAMES[sweep.gradient],
                 f"{result.states} × {result.actions}",
-                f"{fit.order:.4f} ± {fit.standard_error:.4f}",
-                f"{low:.3f} … {high:.3f}",
+                f"{fit.order:.4f} ± {fit.standard_error:.0e}",
+                f"{ratio:.5f}",
                 f"{sweep.pooled_error[column]:.2e}",
                 f"{np.median(relative):.2e}",
                 f"{np.percentile(relative, 95):.2e}",

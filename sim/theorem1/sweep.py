@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -46,6 +47,10 @@ class Sweep(NamedTuple):
     """ΔH [S, E]"""
     subtracted: Array
     """H(π′) − H(π), with its rounding error [S, E]"""
+
+    def column(self, eta: float) -> int:
+        """Index of one of the step sizes."""
+        return int(np.flatnonzero(self.etas == eta)[0])
 
     @property
     def predicted(self) -> Array:
@@ -114,15 +119,18 @@ def fit_order(etas: Array, error: Array) -> Fit:
         error: measured − predicted [S, E], nats.
 
     Returns:
-        Fit; theory gives order 2.
+        Fit; theory gives order 2. All NaN where rounding left no error to fit.
 
     Raises:
         ValueError: fewer than three step sizes.
     """
     if len(etas) < 3:
         raise ValueError(f"etas: expected at least 3 step sizes to fit an order, got {len(etas)}")
+    mean_error = np.abs(error).mean(0)
+    if not mean_error.all():
+        return Fit(math.nan, math.nan, math.nan)
     x = np.log(etas)
-    y = np.log(np.abs(error).mean(0))
+    y = np.log(mean_error)
     x_centred = x - x.mean()
     spread = (x_centred * x_centred).sum()
     order = float((x_centred * y).sum() / spread)
