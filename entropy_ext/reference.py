@@ -56,10 +56,12 @@ def token_stats(
     e = torch.where(dead, 0.0, t.exp())
     total = e.sum(-1, keepdim=True)
     log_sum = total.log()
-    log_p = t - log_sum
+    # A quotient beyond the range of the dtype (finfo.min as a mask, τ < 1) belongs to p = 0; bounded,
+    # it makes 0·ln p 0.
+    log_p = t.clamp(min=torch.finfo(dtype).min) - log_sum
     p = e / total
 
-    picked = log_p.gather(-1, tokens[..., None]).squeeze(-1)
+    picked = (t - log_sum).gather(-1, tokens[..., None]).squeeze(-1)
     picked_dead = dead.gather(-1, tokens[..., None]).squeeze(-1)
     logp = torch.where(picked_dead, -log_sum.squeeze(-1) - torch.inf, picked)
     entropy = -torch.where(dead, 0.0, p * log_p).sum(-1)

@@ -80,9 +80,15 @@ def token_stats(
                 "temperature: expected a tensor without gradient, for none flows to it; "
                 "detach it, or divide the logits by it"
             )
-    else:
+    elif isinstance(temperature, (int, float)):
         dtype = STATS_DTYPE.get(logits.dtype, torch.float32)
-        temperature = torch.full((), temperature, dtype=dtype, device=logits.device)
+        # A product, for torch.compile then takes the number as an input; torch.full would make it a
+        # constant of the graph, compiled anew for every temperature.
+        temperature = torch.ones((), dtype=dtype, device=logits.device) * temperature
+    else:
+        raise TypeError(
+            f"temperature: expected a number or a tensor, got {type(temperature).__name__}"
+        )
     logp, entropy, lse, _, _, extra = ops.token_stats_forward(
         logits, tokens, temperature, mask, extras
     )
