@@ -56,9 +56,9 @@ def token_stats(
     e = torch.where(dead, 0.0, t.exp())
     total = e.sum(-1, keepdim=True)
     log_sum = total.log()
-    # A quotient beyond the range of the dtype (finfo.min as a mask, τ < 1) belongs to p = 0; bounded,
-    # it makes 0·ln p 0.
-    log_p = t.clamp(min=torch.finfo(dtype).min) - log_sum
+    # Where ln p is below −1e4, p is 0 in any dtype; bounded there, ln p and its square overflow in no
+    # product with p (finfo.min as a mask would).
+    log_p = t.clamp(min=-1e4) - log_sum
     p = e / total
 
     picked = (t - log_sum).gather(-1, tokens[..., None]).squeeze(-1)
