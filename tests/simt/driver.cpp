@@ -2,6 +2,7 @@
 // between red zones, and writes what they computed to standard output. emulator.py is the other end.
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -51,7 +52,7 @@ class Input {
 
   unsigned char* data() const { return memory_.begin(); }
   bool unchanged() const {
-    return memory_.intact() && std::memcmp(before_.data(), memory_.begin(), before_.size()) == 0;
+    return memory_.intact() && std::equal(before_.begin(), before_.end(), memory_.begin());
   }
 
  private:

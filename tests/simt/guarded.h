@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstring>
 #include <memory>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -13,8 +12,9 @@ namespace simt {
 
 // Of the red zones, and the alignment of what lies between them.
 constexpr size_t kGuardBytes = 64;
-// NaN in every floating-point format, −1 in every integer.
-constexpr unsigned char kPoison = 0xff;
+// Bytes that are a quiet NaN in all four floating-point formats, with a payload that arithmetic on
+// other numbers does not make; negative in every integer.
+constexpr unsigned char kPoison[] = {0xfd, 0xff};
 
 // What is read beside the array is NaN; what is written there, intact() reports. The address
 // sanitizer stops at either.
@@ -22,7 +22,7 @@ class GuardedBytes {
  public:
   explicit GuardedBytes(size_t bytes)
       : bytes_(bytes), lines_((bytes + kGuardBytes - 1) / kGuardBytes + 2), memory_(new Line[lines_]) {
-    std::memset(memory_.get(), kPoison, lines_ * sizeof(Line));
+    for (size_t i = 0; i < lines_ * sizeof(Line); ++i) all()[i] = kPoison[i % 2];
 #if defined(__SANITIZE_ADDRESS__)
     __asan_poison_memory_region(memory_.get(), kGuardBytes);
     __asan_poison_memory_region(begin() + bytes, lines_ * sizeof(Line) - kGuardBytes - bytes);
@@ -37,15 +37,14 @@ class GuardedBytes {
 
   GuardedBytes(GuardedBytes&&) = default;
 
-  unsigned char* begin() const { return memory_[1].bytes; }
+  unsigned char* begin() const { return all() + kGuardBytes; }
   size_t bytes() const { return bytes_; }
 
   bool intact() const {
 #if !defined(__SANITIZE_ADDRESS__)
-    const unsigned char* const all = memory_[0].bytes;
     for (size_t i = 0; i < lines_ * sizeof(Line); ++i) {
       const bool inside = i >= kGuardBytes && i < kGuardBytes + bytes_;
-      if (!inside && all[i] != kPoison) return false;
+      if (!inside && all()[i] != kPoison[i % 2]) return false;
     }
 #endif
     return true;
@@ -55,6 +54,8 @@ class GuardedBytes {
   struct alignas(kGuardBytes) Line {
     unsigned char bytes[kGuardBytes];
   };
+
+  unsigned char* all() const { return reinterpret_cast<unsigned char*>(memory_.get()); }
 
   size_t bytes_;
   size_t lines_;

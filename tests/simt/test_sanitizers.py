@@ -1,0 +1,66 @@
+"""The kernels under the sanitizers: every access in bounds, nothing undefined, no race.
+
+Each program also has to give the bits of the plain one, which was compiled with other
+optimisations: what differs rests on something the language leaves open.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+
+from tests import draws
+from tests.simt import toolchain
+from tests.simt.emulator import MANY_MULTIPROCESSORS, Case, run_cases
+from tests.simt.toolchain import ADDRESS, PLAIN, THREAD, Variant
+from tests.truth import same_bits, stats_dtype
+
+
+def cases(vocabularies: tuple[int, ...]) -> list[Case]:
+    """Every dtype, whole and spread, with and without extras, ragged, masked, misaligned."""
+    made = []
+    for seed, (dtype, vocab, shared) in enumerate(
+        itertools.product(draws.DTYPES, vocabularies, (1, MANY_MULTIPROCESSORS))
+    ):
+        logits = draws.draw_logits("masked", 3, vocab, dtype)
+        logits[1] = torch.linspace(-3, 3, vocab)
+        # The storage ends with the last row, so that one element too many is outside of it.
+        room = torch.full((seed % 3 + 3 * vocab,), math.nan, dtype=dtype)
+        placed = room[seed % 3 :].view(3, vocab)
+        placed.copy_(logits)
+        weights = torch.tensor([1.0, -0.5, 0.25], dtype=stats_dtype(dtype))
+        case = Case(
+            placed,
+            draws.draw_tokens(logits),
+            draws.cycled_temperatures(3, dtype),
+            extras=seed // 2 % 2 == 0,
+            upstream=(weights, weights.flip(0), weights.roll(1)),
+            multiprocessors=shared,
+            seed=seed,
+        )
+        # The last row masked and withheld: not to be read.
+        mask = torch.tensor([True, True, False])
+        made += [case, dataclasses.replace(case, mask=mask, withheld=vocab)]
+    broken = made[0]
+    tokens = torch.tensor([-1, 2**62, vocabularies[0]])
+    return [*made, dataclasses.replace(broken, tokens=tokens)]
+
+
+@pytest.mark.parametrize(
+    ("variant", "vocabularies"),
+    # The thread sanitizer is ten times slower.
+    [(ADDRESS, (1, 7, 33, 2053, 8195, 50257)), (THREAD, (33, 2053, 20011))],
+    ids=["address and undefined behaviour", "thread"],
+)
+def test_sanitizers(variant: Variant, vocabularies: tuple[int, ...]) -> None:
+    """Catches overruns within a tile, races that end well, signed overflow, bad casts."""
+    todo = cases(vocabularies)
+    plain = run_cases(toolchain.build_driver(PLAIN), todo)
+    sanitized = run_cases(toolchain.build_driver(variant), todo, timeout=300)
+    for case, expected, got in zip(todo, plain, sanitized, strict=True):
+        for name, value in expected.items():
+            assert same_bits(value, got[name]), f"{name} of {case.logits.shape}"

@@ -1,0 +1,400 @@
+"""The CUDA kernels of token_stats, executed on the CPU: values, gradients, edges, bits.
+
+The same statements as tests/test_token_stats_*.py make of the compiled op, here of the .cu files,
+with the scheduler's seed changing from case to case.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests import draws
+from tests.simt import toolchain
+from tests.simt.emulator import MANY_MULTIPROCESSORS, Case, run_cases
+from tests.truth import (
+    DIFFERENTIABLE,
+    EXTRAS,
+    assert_within_rule,
+    baseline_run,
+    same_bits,
+    stats_dtype,
+    true_run,
+)
+
+# The largest multiple of a tile that the tests can afford in every combination, and a little more.
+VOCABULARIES = (*draws.SMALL_VOCABULARIES, 8192 + 3)
+ALL_DTYPES = pytest.mark.parametrize("dtype", draws.DTYPES, ids=str)
+
+
+@pytest.fixture(scope="module")
+def driver() -> Path:
+    return toolchain.build_driver(toolchain.PLAIN)
+
+
+def ones_upstream(rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Three different numbers, so that no two terms of the gradient cancel."""
+    return tuple(torch.full((rows,), g, dtype=stats_dtype(dtype)) for g in (1.0, -0.5, 0.25))
+
+
+def plain_case(kind: str, rows: int, vocab: int, dtype: torch.dtype, **fields: object) -> Case:
+    logits = draws.draw_logits(kind, rows, vocab, dtype)
+    return Case(
+        logits,
+        draws.draw_tokens(logits),
+        draws.cycled_temperatures(rows, dtype),
+        upstream=ones_upstream(rows, dtype),
+        **fields,
+    )
+
+
+def assert_same_results(a: dict[str, Tensor], b: dict[str, Tensor], what: str) -> None:
+    for name in a.keys() & b.keys():
+        assert same_bits(a[name], b[name]), f"{what}: {name} differs"
+
+
+def check_rule(driver: Path, kind: str, vocab: int, dtype: torch.dtype, ulps: int = 0) -> None:
+    """Every output and the gradient of every combination of upstreams against float64 truth."""
+    rows = 6 if vocab < 10_000 else 3
+    logits = draws.draw_logits(kind, rows, vocab, dtype)
+    tokens = draws.draw_tokens(logits)
+    temperature = draws.cycled_temperatures(rows, dtype)
+    max_logp = true_run(logits, tokens, temperature).values["max_logp"]
+    upstreams = draws.draw_upstreams(max_logp, 1e3 if dtype == torch.float16 else 1e6)
+    truth = true_run(logits, tokens, temperature, upstreams)
+    baseline = baseline_run(logits, tokens, temperature, upstreams)
+    zero = torch.zeros(rows)
+    ours = run_cases(
+        driver,
+        [
+            Case(
+                *(logits, tokens, temperature),
+                extras=True,
+                upstream=tuple(zero if g is None else g for g in upstream),
+                seed=seed,
+                ulps=ulps,
+            )
+            for seed, upstream in enumerate(upstreams)
+        ],
+    )
+
+    compute = stats_dtype(dtype)
+    for name in (*DIFFERENTIABLE, *EXTRAS):
+        value = ours[0][name]
+        assert_within_rule(name, value, truth.values[name], baseline.values[name], compute=compute)
+    at_token = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, tokens[:, None], True)
+    for i, place in itertools.product(range(len(upstreams)), (at_token, ~at_token)):
+        if not place.any():
+            continue
+        assert_within_rule(
+            f"gradient of upstream {i}",
+            ours[i]["grad_logits"][place],
+            truth.gradients[i][place],
+            baseline.gradients[i][place],
+            compute=compute,
+            stored=dtype,
+        )
+
+
+@ALL_DTYPES
+@pytest.mark.parametrize("vocab", VOCABULARIES)
+@pytest.mark.parametrize("kind", draws.KINDS)
+def test_values_and_gradients(driver: Path, kind: str, vocab: int, dtype: torch.dtype) -> None:
+    """Catches a wrong tail, merge, scale or term, a lost −inf, a finfo.min that overflows."""
+    check_rule(driver, kind, vocab, dtype)
+
+
+@ALL_DTYPES
+@pytest.mark.parametrize("kind", ["peaked", "masked"])
+def test_values_and_gradients_at_a_real_vocabulary(
+    driver: Path, kind: str, dtype: torch.dtype
+) -> None:
+    """Catches what shows only over many tiles: lost digits, a wrong merge of segments."""
+    check_rule(driver, kind, 50257, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", ["uniform", "peaked", "one_hot", "shifted"])
+def test_exponentials_as_rough_as_the_hardware_s(
+    driver: Path, kind: str, dtype: torch.dtype
+) -> None:
+    """ex2.approx errs by 2 ulp: catches sums that an exact exponential flatters."""
+    check_rule(driver, kind, 8192 + 3, dtype, ulps=2)
+
+
+@ALL_DTYPES
+def test_the_order_of_threads_and_blocks_changes_no_bit(driver: Path, dtype: torch.dtype) -> None:
+    """Catches a missing barrier, and a sum whose order is a race."""
+    case = plain_case("randn", 3, 8192 + 3, dtype, extras=True)
+    results = run_cases(driver, [dataclasses.replace(case, seed=seed) for seed in range(12)])
+    for seed, result in enumerate(results):
+        assert_same_results(results[0], result, f"seed {seed}")
+
+
+@ALL_DTYPES
+def test_rows_spread_over_blocks_have_the_bits_of_rows_that_are_not(
+    driver: Path, dtype: torch.dtype
+) -> None:
+    """Catches segments merged in another order, or a chunk lost or counted twice."""
+    cases = [
+        plain_case(kind, rows, vocab, dtype, extras=True, seed=seed)
+        for seed, (kind, rows, vocab) in enumerate(
+            itertools.product(("randn", "masked"), (1, 3), (33, 8192 + 3, 50257))
+        )
+    ]
+    spread = [dataclasses.replace(case, multiprocessors=MANY_MULTIPROCESSORS) for case in cases]
+    for whole, shared in zip(run_cases(driver, cases), run_cases(driver, spread), strict=True):
+        assert_same_results(whole, shared, "spread")
+
+
+@ALL_DTYPES
+def test_extras_change_no_bit_of_the_others(driver: Path, dtype: torch.dtype) -> None:
+    """Catches a second code path for logp, entropy or lse."""
+    for vocab in (33, 8192 + 3):
+        case = plain_case("peaked", 3, vocab, dtype)
+        without, with_extras = run_cases(driver, [case, dataclasses.replace(case, extras=True)])
+        assert_same_results(without, with_extras, f"V = {vocab}")
+
+
+@ALL_DTYPES
+@pytest.mark.parametrize("vocab", [33, 2048, 2053])
+def test_alignment_changes_no_bit(driver: Path, vocab: int, dtype: torch.dtype) -> None:
+    """Storage offset by 1 … 15 elements, rows apart by odd strides, NaN all around the rows.
+
+    Catches a misaligned vector load, a column that alignment moves to another accumulator, and a
+    read before the first or past the last column.
+    """
+    case = plain_case("peaked", 3, vocab, dtype, extras=True)
+    cases = [case]
+    for offset in (1, 2, 3, 5, 8, 15):
+        for stride in (vocab, vocab + 1, vocab + 6):
+            room = torch.full((offset + 3 * stride,), math.nan, dtype=dtype)
+            view = room.as_strided((3, vocab), (stride, 1), offset)
+            view.copy_(case.logits)
+            cases.append(dataclasses.replace(case, logits=view, seed=offset))
+    aligned, *others = run_cases(driver, cases)
+    for other in others:
+        assert_same_results(aligned, other, "offset")
+
+
+@ALL_DTYPES
+def test_a_row_does_not_know_its_neighbours(driver: Path, dtype: torch.dtype) -> None:
+    """Catches state carried from row to row, and a map of columns that depends on the row count."""
+    case = plain_case("peaked", 5, 2053, dtype, extras=True)
+    together, *alone = run_cases(
+        driver,
+        [case]
+        + [
+            dataclasses.replace(
+                case,
+                logits=case.logits[r : r + 1].clone(),
+                tokens=case.tokens[r : r + 1],
+                temperature=case.temperature[r : r + 1],
+                upstream=tuple(g[r : r + 1] for g in case.upstream),
+            )
+            for r in range(5)
+        ],
+    )
+    for r, row in enumerate(alone):
+        assert_same_results({n: x[r : r + 1] for n, x in together.items()}, row, f"row {r}")
+
+
+def test_leading_dimensions_with_strides(driver: Path) -> None:
+    """[B, T − 1, V] cut from [B, T, V], transposed and expanded: catches wrong row offsets."""
+    base = draws.draw_logits("randn", 12, 33, torch.float32).reshape(3, 4, 33)
+    for view in (base[:, :-1], base.transpose(0, 1)[1:], base[:, :1].expand(3, 4, 33)):
+        rows = view.shape[0] * view.shape[1]
+        dense = view.reshape(rows, 33).clone()
+        case = Case(
+            dense,
+            draws.draw_tokens(dense),
+            draws.cycled_temperatures(rows, torch.float32),
+            upstream=ones_upstream(rows, torch.float32),
+        )
+        # Only storage, offset and strides of `logits` matter once a layout is given.
+        strided = view.as_strided((rows, 33), (0, 1))
+        layout = (view.shape[:-1], view.stride()[:-1])
+        a, b = run_cases(driver, [case, dataclasses.replace(case, logits=strided, layout=layout)])
+        assert_same_results(a, b, f"layout {layout}")
+
+
+def test_rows_four_billion_bytes_apart(driver: Path) -> None:
+    """Catches a row number times a stride in 32 bits."""
+    case = plain_case("randn", 2, 2053, torch.bfloat16)
+    far = dataclasses.replace(case, row_distance=2**31 + 8)
+    assert_same_results(*run_cases(driver, [case, far]), "far")
+
+
+@ALL_DTYPES
+@pytest.mark.parametrize("shared", [1, MANY_MULTIPROCESSORS], ids=["whole", "spread"])
+def test_masked_rows_are_zero_and_not_read(driver: Path, shared: int, dtype: torch.dtype) -> None:
+    """Masked rows hold NaN, an impossible token and temperature, and one is not there at all."""
+    vocab = 8192 + 3
+    case = plain_case("peaked", 5, vocab, dtype, extras=True)
+    mask = torch.tensor([True, False, True, True, False])
+    logits = case.logits.clone()
+    logits[~mask] = math.nan
+    masked = dataclasses.replace(
+        case,
+        logits=logits,
+        tokens=case.tokens.masked_fill(~mask, 2**40),
+        temperature=case.temperature.masked_fill(~mask, math.nan),
+        upstream=tuple(g.masked_fill(~mask, math.nan) for g in case.upstream),
+        mask=mask,
+        withheld=vocab,
+        multiprocessors=shared,
+    )
+    without, with_mask = run_cases(driver, [case, masked])
+    for name in (*DIFFERENTIABLE, *EXTRAS, "grad_logits"):
+        assert same_bits(with_mask[name][mask], without[name][mask]), name
+        assert not with_mask[name][~mask].any(), name
+
+
+@ALL_DTYPES
+@pytest.mark.parametrize("vocab", [33, 8192 + 3])
+def test_minus_infinity(driver: Path, vocab: int, dtype: torch.dtype) -> None:
+    """−inf in the first vector, in a whole tile, everywhere but once; tokens that are −inf too.
+
+    Catches −inf − (−inf), 0·inf, and a gradient that is not exactly zero there.
+    """
+    logits = draws.draw_logits("randn", 8, vocab, dtype)
+    sixteen_bytes = 16 // dtype.itemsize
+    logits[0, :sixteen_bytes] = -torch.inf
+    logits[1, : vocab // 2] = -torch.inf
+    logits[2, vocab // 2 :] = -torch.inf
+    for row, spared in ((3, 0), (4, vocab // 2), (5, vocab - 1)):
+        value = logits[row, spared].clone()
+        logits[row] = -torch.inf
+        logits[row, spared] = value
+    logits[6, 1::2] = -torch.inf
+    tokens = torch.tensor([0, vocab - 1, vocab - 1, 0, 0, vocab - 1, 1, 2])
+    upstream = draws.draw_upstreams(torch.zeros(8), 1.0)[-1]
+    temperature = draws.cycled_temperatures(8, dtype)
+    for shared in (1, MANY_MULTIPROCESSORS):
+        (ours,) = run_cases(
+            driver,
+            [
+                Case(
+                    *(logits, tokens, temperature),
+                    extras=True,
+                    upstream=upstream,
+                    multiprocessors=shared,
+                )
+            ],
+        )
+        truth = true_run(logits, tokens, temperature, [upstream])
+        for name in (*DIFFERENTIABLE, *EXTRAS):
+            torch.testing.assert_close(
+                ours[name], truth.values[name].to(ours[name].dtype), rtol=1e-6, atol=1e-6
+            )
+        eps = torch.finfo(dtype).eps
+        torch.testing.assert_close(
+            ours["grad_logits"].double(), truth.gradients[0], rtol=2 * eps, atol=2 * min(eps, 1e-6)
+        )
+        assert not ours["grad_logits"][logits == -torch.inf].any()
+        assert (ours["entropy"][3:6] == 0).all()
+
+
+@ALL_DTYPES
+@pytest.mark.parametrize("vocab", [1, 33, 8192 + 3])
+@pytest.mark.parametrize("shared", [1, MANY_MULTIPROCESSORS], ids=["whole", "spread"])
+def test_rows_that_have_no_distribution(
+    driver: Path, vocab: int, dtype: torch.dtype, shared: int
+) -> None:
+    """All −inf, one NaN, one +inf, at either end: NaN there, forward and backward, not beside."""
+    logits = draws.draw_logits("randn", 9, vocab, dtype)
+    logits[1] = -torch.inf
+    for row, column, value in (
+        *((2, 0, math.nan), (3, vocab - 1, math.nan), (4, vocab // 2, math.nan)),
+        *((5, 0, math.inf), (6, vocab - 1, math.inf)),
+    ):
+        logits[row, column] = value
+    logits[7] = -torch.inf
+    logits[7, vocab // 3] = math.nan
+    tokens = torch.zeros(9, dtype=torch.int64)
+    (ours,) = run_cases(
+        driver,
+        [
+            Case(
+                logits,
+                tokens,
+                torch.tensor(0.6),
+                extras=True,
+                upstream=ones_upstream(9, dtype),
+                multiprocessors=shared,
+            )
+        ],
+    )
+    bad = torch.tensor([False] + [True] * 7 + [False])
+    for name in (*DIFFERENTIABLE, *EXTRAS, "grad_logits"):
+        nan = ours[name].isnan()
+        assert nan[bad].all(), name
+        assert not nan[~bad].any(), name
+
+
+@ALL_DTYPES
+def test_tokens_and_temperatures_out_of_range(driver: Path, dtype: torch.dtype) -> None:
+    """No device-side check can raise: NaN in that row, and nothing read out of bounds."""
+    vocab = 2053
+    case = plain_case("randn", 8, vocab, dtype, extras=True)
+    tokens, temperature = case.tokens.clone(), case.temperature.clone()
+    tokens[0], tokens[1], tokens[2] = -1, vocab, 2**62
+    temperature[3], temperature[4], temperature[5] = 0.0, -1.0, math.nan
+    broken = dataclasses.replace(case, tokens=tokens, temperature=temperature)
+    for shared in (1, MANY_MULTIPROCESSORS):
+        good, bad = run_cases(
+            driver,
+            [dataclasses.replace(c, multiprocessors=shared) for c in (case, broken)],
+        )
+        for name in (*DIFFERENTIABLE, *EXTRAS, "grad_logits"):
+            assert bad[name][:6].isnan().all(), name
+            assert same_bits(bad[name][6:], good[name][6:]), name
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-6, 1e6, 1e30])
+def test_extreme_temperatures(driver: Path, temperature: float) -> None:
+    """Greedy and flat limits stay finite: catches inf·0 where z/τ leaves the range."""
+    logits = draws.draw_logits("randn", 4, 2053, torch.float32)
+    tokens = logits.argmax(-1)
+    (ours,) = run_cases(
+        driver,
+        [
+            Case(
+                logits,
+                tokens,
+                torch.tensor(temperature),
+                extras=True,
+                upstream=ones_upstream(4, torch.float32),
+            )
+        ],
+    )
+    greedy = temperature < 1
+    expected = 0.0 if greedy else math.log(2053)
+    assert ours["entropy"].tolist() == pytest.approx([expected] * 4, rel=1e-6)
+    assert ours["logp"].tolist() == pytest.approx([-expected] * 4, rel=1e-5)
+    assert ours["max_logp"].tolist() == pytest.approx([-expected] * 4, rel=1e-5)
+    assert not ours["grad_logits"].isnan().any()
+
+
+def test_bounds(driver: Path) -> None:
+    """logp ≤ 0, 0 ≤ entropy ≤ ln n, 1/n ≤ collision ≤ 1, varentropy ≥ 0: rounding may not cross."""
+    cases = [
+        plain_case(kind, 6, vocab, torch.float32, extras=True, ulps=2, seed=seed)
+        for seed, (kind, vocab) in enumerate(
+            itertools.product(("flat", "one_hot", "masked", "finfo_min"), (1, 7, 33, 2053))
+        )
+    ]
+    for case, ours in zip(cases, run_cases(driver, cases), strict=True):
+        live = (case.logits > -torch.inf).sum(-1)
+        most = live.double().log().float()
+        assert (ours["logp"] <= 0).all()
+        assert (ours["max_logp"] <= 0).all()
+        assert ((ours["entropy"] >= 0) & (ours["entropy"] <= most)).all()
+        assert ((ours["collision"] >= 1 / live) & (ours["collision"] <= 1)).all()
+        assert (ours["varentropy"] >= 0).all()
