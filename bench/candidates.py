@@ -128,6 +128,7 @@ class Calls:
     """The functions to time on one shape."""
 
     def __init__(self, shape: Shape, device: torch.device) -> None:
+        self.device = device
         count = min(MOST_BUFFERS, math.ceil(ROTATED_BYTES / shape.logits_bytes))
         generator = torch.Generator(device).manual_seed(0)
         self.problems = [Problem(shape, device, generator) for _ in range(count)]
@@ -155,7 +156,12 @@ class Calls:
         return Call(run, self.preparation(name))
 
     def forward_backward(self, name: str) -> Call:
-        """Values, then through autograd the gradient of the logits, in fresh memory."""
+        """Values, then through autograd the gradient of the logits, in fresh memory.
+
+        On a CPU an untimed step comes first, so that the memory a step gets is what its own last
+        step gave back, as in a training loop, and not what another candidate did: after one that
+        frees gigabytes the first touch of fresh pages can cost several times as much.
+        """
         statistics = IMPLEMENTATIONS[name]()
 
         def run(turn: int) -> object:
@@ -164,7 +170,10 @@ class Calls:
             torch.autograd.backward(outputs, self.at(turn).upstream(outputs))
             return leaf.grad
 
-        return Call(run, self.preparation(name))
+        def settle(turn: int) -> None:
+            run(turn + 1)
+
+        return Call(run, settle if self.device.type == "cpu" else self.preparation(name))
 
     def backward(self) -> Call:
         """Our backward kernel alone, into warm memory: what its arithmetic costs over a copy."""
