@@ -46,6 +46,18 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Hundreds of short parallel regions crawl where the cores are shared with other work.
+
+    Nothing is lost by it: the bits are those of any number of threads, which has its own test.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def set_threads() -> Iterator[Callable[[int], None]]:
     """torch.set_num_threads, undone after the test."""

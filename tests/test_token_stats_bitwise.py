@@ -18,7 +18,7 @@ from entropy_ext import token_stats
 from tests import draws
 from tests.truth import same_bits, stats_dtype
 
-pytestmark = pytest.mark.isa
+pytestmark = [pytest.mark.isa, pytest.mark.usefixtures("one_thread")]
 each_dtype = pytest.mark.parametrize("dtype", draws.DTYPES, ids=str)
 # Odd, a multiple of every vector width, and long enough for a row to be cut into pieces.
 each_vocabulary = pytest.mark.parametrize("vocab", [7, 2053, 50257])
@@ -169,12 +169,15 @@ def test_any_number_of_threads(
 ) -> None:
     """1, 2, 3 and more threads than cores or rows: catches a reduction over threads."""
     batch = Batch(rows, vocab, dtype, device)
+    mask = torch.arange(rows, device=device) % 5 != 1
     set_threads(1)
     expected = [batch.results(extras=extras) for extras in (False, True)]
+    masked = batch.results(mask=mask)
     for threads in (2, 3, 64):
         set_threads(threads)
         for extras in (False, True):
             assert_same(batch.results(extras=extras), expected[extras])
+        assert_same(batch.results(mask=mask), masked)
 
 
 @each_dtype

@@ -16,7 +16,7 @@ from tests.truth import OUTPUTS, gradient
 
 INF = math.inf
 
-pytestmark = pytest.mark.isa
+pytestmark = [pytest.mark.isa, pytest.mark.usefixtures("one_thread")]
 
 
 def check_bounds(logits: Tensor, tokens: Tensor, temperature: float) -> TokenStats:

@@ -17,7 +17,7 @@ from tests.truth import OUTPUTS, gradient, run, stats_dtype
 
 INF = math.inf
 
-pytestmark = pytest.mark.isa
+pytestmark = [pytest.mark.isa, pytest.mark.usefixtures("one_thread")]
 each_dtype = pytest.mark.parametrize("dtype", draws.DTYPES, ids=str)
 each_vocabulary = pytest.mark.parametrize("vocab", [5, 33, 2053, 50257])
 

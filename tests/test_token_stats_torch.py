@@ -34,7 +34,7 @@ def samples(device: torch.device, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     return [
         (live(logits), tokens, scalar, None, False),
         (live(logits), tokens, each, mask, True),
-        (live(logits)[:, :-1], tokens[:, :-1], each[:, :-1], None, True),
+        (logits.clone()[:, :-1].requires_grad_(), tokens[:, :-1], each[:, :-1], None, True),
         (live(logits[0, 0]), tokens[0, 0], scalar, None, False),
         (live(logits[:0]), tokens[:0], scalar, mask[:0], True),
     ]
@@ -124,10 +124,10 @@ def test_compile_when_temperature_and_shape_change(form: str, device: torch.devi
         expected = loss_and_gradient(training_loss, logits, tokens, tau)
         for a, b in zip(got, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
-    # A number may first be taken for a constant, once; after that no value compiles anew.
-    assert counter.frame_count <= 2
+    assert counter.frame_count == 1
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # inductor's own imports
 def test_compile_with_the_default_backend(device: torch.device) -> None:
     """Inductor generates code around the operators: catches strides and buffers assumed by it."""
     torch.compiler.reset()

@@ -20,6 +20,8 @@ from tests.truth import (
     true_run,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def check_values(kind: str, vocab: int, dtype: torch.dtype, device: torch.device) -> None:
     rows = 12 if vocab < 10_000 else 3
