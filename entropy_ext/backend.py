@@ -27,6 +27,6 @@ def backend_info() -> dict[str, Any]:
         "torch": torch.__version__,
         "cpu_isa": _core.isa,
         "cuda_built": architectures is not None,
-        "cuda_architectures": architectures.split(";") if architectures else [],
+        "cuda_architectures": architectures.split(",") if architectures else [],
         "cuda_usable": architectures is not None and torch.cuda.is_available(),
     }

@@ -166,7 +166,13 @@ class Recipe:
             normalizer = normalizer / dist.get_world_size(group)
         coefficients = {}
         if self.entropy_coef != 0:
-            coefficients["entropy"] = rollout.old_logp.new_tensor(self.entropy_coef)
+            # torch.full, for a tensor made from a host number would wait for the device.
+            coefficients["entropy"] = torch.full(
+                (),
+                self.entropy_coef,
+                dtype=rollout.old_logp.dtype,
+                device=rollout.old_logp.device,
+            )
         return Plan(
             mask=rollout.mask,
             aggregation=self.aggregation,

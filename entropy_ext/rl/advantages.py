@@ -93,4 +93,4 @@ def _spread(
 ) -> Tensor:
     if singleton == "reward":
         scores = torch.where(groups.size == 1, rewards, scores)
-    return torch.where(mask, scores[:, None], 0.0)
+    return torch.where(mask, scores.unsqueeze(-1), 0.0)
