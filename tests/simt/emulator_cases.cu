@@ -150,6 +150,11 @@ __global__ void writes_past_end(float* out) {
 // Two threads write one place; which of them stays is anyone's guess, even if the values agree.
 __global__ void write_race(float* out) { out[0] = 1.0f; }
 
+// The same of two blocks.
+__global__ void block_race(float* out) {
+  if (threadIdx.x == 0) out[0] = 1.0f;
+}
+
 struct Case {
   const char* name;
   void (*kernel)(float*);
@@ -180,6 +185,7 @@ constexpr Case kCases[] = {
     {"too_much_shared", too_much_shared},
     {"writes_past_end", writes_past_end},
     {"write_race", write_race, 1},
+    {"block_race", block_race},
     {"no_block", block_sum<true>, 0},
     {"part_of_a_warp", block_sum<true>, 1, 48},
     {"too_many_threads", block_sum<true>, 1, 1056},

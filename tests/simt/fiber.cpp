@@ -79,11 +79,7 @@ void Fiber::start(void (*entry)()) {
   __asan_unpoison_memory_region(stack_, kStackBytes);
 #endif
 #if defined(SIMT_TSAN)
-  // A new identity, lest the threads of successive blocks count as ordered.
-  if (tsan_own_ != nullptr) __tsan_destroy_fiber(tsan_own_);
-  tsan_own_ = __tsan_create_fiber(0);
-  const Unseen unseen;
-  released_ = std::make_unique<char>();
+  if (tsan_own_ == nullptr) tsan_own_ = __tsan_create_fiber(0);
 #endif
 #if defined(SIMT_USES_UCONTEXT)
   getcontext(&own_);
@@ -108,12 +104,12 @@ void Fiber::begin() {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(nullptr, &self->outside_stack_, &self->outside_size_);
 #endif
-  meet(self->released_.get());
+  meet(&self->released_);
   self->entry_();
   std::abort();
 }
 
-void Fiber::release() { arrive(released_.get()); }
+void Fiber::release() { arrive(&released_); }
 
 void Fiber::resume() {
   beginning = this;
@@ -150,7 +146,7 @@ void Fiber::suspend() {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(fake_stack_, &outside_stack_, &outside_size_);
 #endif
-  meet(released_.get());
+  meet(&released_);
 }
 
 void Fiber::leave() {

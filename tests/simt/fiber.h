@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstddef>
-#include <memory>
+#include <cstdint>
 
 #if !defined(__x86_64__) || defined(SIMT_UCONTEXT)
 #define SIMT_USES_UCONTEXT 1
@@ -47,7 +47,7 @@ class Fiber {
   size_t outside_size_ = 0;
   void* tsan_own_ = nullptr;
   void* tsan_outside_ = nullptr;
-  std::unique_ptr<char> released_;
+  uint64_t released_ = 0;
 };
 
 // Everything before arrive(p) happens before what follows meet(p). Switches alone order nothing, so

@@ -133,6 +133,7 @@ def test_the_address_sanitizer_sees_fibers(case: str, report: str) -> None:
     assert report in result.stderr
 
 
-def test_the_thread_sanitizer_sees_two_writes_of_the_same_value() -> None:
-    """The one race whose answer is always right."""
-    assert "data race" in run(THREAD, "write_race").stderr
+@pytest.mark.parametrize("case", ["write_race", "block_race"])
+def test_the_thread_sanitizer_sees_two_writes_of_the_same_value(case: str) -> None:
+    """The one race whose answer is always right, within a block and between two."""
+    assert "data race" in run(THREAD, case).stderr
