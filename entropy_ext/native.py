@@ -30,9 +30,7 @@ _DTYPE_CODE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.floa
 _HUGE_PAGE_BYTES = 16 << 20
 
 
-def check_inputs(
-    logits: Tensor, tokens: Tensor, temperature: Tensor, mask: Tensor | None
-) -> None:
+def check_inputs(logits: Tensor, tokens: Tensor, temperature: Tensor, mask: Tensor | None) -> None:
     """Raise TypeError or ValueError, naming the argument, unless shapes, dtypes and devices fit.
 
     Looks at no value, so that it serves real and fake tensors alike.
@@ -46,7 +44,7 @@ def check_inputs(
     lead, vocab = logits.shape[:-1], logits.shape[-1]
     if vocab == 0:
         raise ValueError("logits: expected at least one vocabulary column, got V = 0")
-    if vocab >= 2**30:  # columns are counted in 32 bits on CUDA, with room for a tile beyond the end
+    if vocab >= 2**30:  # CUDA counts columns in 32 bits, a tile beyond the end included
         raise ValueError(f"logits: expected V below 2^30, got V = {vocab}")
     if vocab > 1 and logits.stride(-1) != 1:
         raise ValueError(
@@ -218,7 +216,7 @@ def _logits_arguments(logits: Tensor) -> dict[str, Any]:
     }
 
 
-def _row_arguments(tokens: Tensor, temperature: Tensor, mask: Tensor | None) -> dict[str, int]:
+def _row_arguments(tokens: Tensor, temperature: Tensor, mask: Tensor | None) -> dict[str, Any]:
     return {
         "tokens": tokens.data_ptr(),
         "temperature": temperature.data_ptr(),

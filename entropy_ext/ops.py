@@ -84,7 +84,7 @@ def _(
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Stats) -> None:
     logits, tokens, temperature, mask, _ = inputs
     _, entropy, _, row_max, row_sum, _ = output
-    # The logits are kept, not their probabilities: the backward pass forms those again in registers.
+    # Logits are kept, not probabilities: the backward pass forms those again in registers.
     ctx.save_for_backward(logits, tokens, temperature, mask, entropy, row_max, row_sum)
 
 

@@ -56,8 +56,8 @@ def token_stats(
     e = torch.where(dead, 0.0, t.exp())
     total = e.sum(-1, keepdim=True)
     log_sum = total.log()
-    # Where ln p is below −1e4, p is 0 in any dtype; bounded there, ln p and its square overflow in no
-    # product with p (finfo.min as a mask would).
+    # Where ln p is below −1e4, p is 0 in any dtype; bounded there, neither ln p nor its square
+    # overflows in a product with p (finfo.min as a mask would).
     log_p = t.clamp(min=-1e4) - log_sum
     p = e / total
 
