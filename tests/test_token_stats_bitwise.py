@@ -29,8 +29,8 @@ class Batch:
 
     def __init__(self, rows: int, vocab: int, dtype: torch.dtype, device: torch.device) -> None:
         kinds = ("randn", "peaked", "masked", "shifted")
-        drawn = [draws.draw_logits(k, rows, vocab, dtype)[i::4] for i, k in enumerate(kinds)]
-        self.logits = torch.cat(drawn)[:rows].to(device)
+        each = [draws.draw_logits(kind, rows // 4 + 1, vocab, dtype) for kind in kinds]
+        self.logits = torch.stack(each, dim=1).flatten(0, 1)[:rows].to(device)
         self.tokens = draws.draw_tokens(self.logits.cpu()).to(device)
         self.temperature = draws.cycled_temperatures(rows, dtype).to(device)
         g = torch.randn(3, rows, generator=draws.generator("bitwise"), dtype=stats_dtype(dtype))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -202,3 +205,37 @@ def test_a_stride_of_more_than_two_to_the_31_elements(device: torch.device) -> N
     for name in OUTPUTS:
         assert same_bits(far.values[name], near.values[name]), name
     assert same_bits(far.gradients[0], near.gradients[0])
+
+
+READ_OF_A_MASKED_ROW = """
+import ctypes, mmap, resource, sys
+import torch
+from entropy_ext import token_stats
+
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+vocab = 16 * mmap.PAGESIZE
+memory = mmap.mmap(-1, 3 * 4 * vocab)
+logits = torch.frombuffer(memory, dtype=torch.float32).view(3, vocab).fill_(1.0)
+tokens = torch.tensor([0, -100, vocab - 1])
+mask = torch.tensor([True, False, True])
+libc = ctypes.CDLL(None, use_errno=True)
+row = ctypes.c_void_p(logits[1].data_ptr())
+assert libc.mprotect(row, ctypes.c_size_t(4 * vocab), 0) == 0, ctypes.get_errno()
+leaf = logits.requires_grad_()
+for rows in (slice(None), slice(1, None)):  # shared by threads, and one row between two
+    stats = token_stats(leaf[rows], tokens[rows], mask=mask[rows], extras=True)
+    (stats.logp.sum() + stats.entropy.sum()).backward()
+assert stats.entropy[0] == 0 and stats.entropy[1] > 10, stats
+print("masked row not read", flush=True)
+token_stats(logits[1:2].detach(), tokens[:1])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mprotect as on Linux")
+def test_masked_rows_are_not_read() -> None:
+    """The masked row lies in memory whose reading kills the process, as the last line shows."""
+    done = subprocess.run(
+        [sys.executable, "-c", READ_OF_A_MASKED_ROW], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "masked row not read\n", done.stderr
+    assert done.returncode == -signal.SIGSEGV, done.stderr
