@@ -250,21 +250,22 @@ ENTROPY_INLINE void store_pair(const Pair<float>& v, BFloat16* p) {
   std::memcpy(p, &words, sizeof(words));
 }
 
+typedef uint16_t Halves __attribute__((vector_size(kVectorBytes / 2)));
+
 #if defined(__AVX512F__)
 // The masked forms spare GCC 12 a false warning about its own header.
 ENTROPY_INLINE Vector<float> widen_half(const Float16* p) {
   return _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
-ENTROPY_INLINE void narrow_half(Vector<float> v, Float16* p) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                      _mm512_maskz_cvtps_ph(0xffff, v, _MM_FROUND_TO_NEAREST_INT));
+ENTROPY_INLINE Halves narrow_half(Vector<float> v) {
+  return bit_cast<Halves>(_mm512_maskz_cvtps_ph(0xffff, v, _MM_FROUND_TO_NEAREST_INT));
 }
 #elif defined(__AVX2__)
 ENTROPY_INLINE Vector<float> widen_half(const Float16* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
-ENTROPY_INLINE void narrow_half(Vector<float> v, Float16* p) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+ENTROPY_INLINE Halves narrow_half(Vector<float> v) {
+  return bit_cast<Halves>(_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
 #else
 ENTROPY_INLINE Vector<float> widen_half(const Float16* p) {
@@ -272,8 +273,14 @@ ENTROPY_INLINE Vector<float> widen_half(const Float16* p) {
   for (int i = 0; i < kLanes<float>; ++i) v[i] = widen(p[i]);
   return v;
 }
-ENTROPY_INLINE void narrow_half(Vector<float> v, Float16* p) {
-  for (int i = 0; i < kLanes<float>; ++i) narrow(v[i], p + i);
+ENTROPY_INLINE Halves narrow_half(Vector<float> v) {
+  Halves halves;
+  for (int i = 0; i < kLanes<float>; ++i) {
+    Float16 half;
+    narrow(v[i], &half);
+    halves[i] = half.bits;
+  }
+  return halves;
 }
 #endif
 
@@ -282,8 +289,10 @@ ENTROPY_INLINE Pair<float> load_pair(const Float16* p) {
 }
 
 ENTROPY_INLINE void store_pair(const Pair<float>& v, Float16* p) {
-  narrow_half(v.first, p);
-  narrow_half(v.second, p + kLanes<float>);
+  const Halves first = narrow_half(v.first);
+  const Halves second = narrow_half(v.second);
+  std::memcpy(p, &first, sizeof(first));
+  std::memcpy(p + kLanes<float>, &second, sizeof(second));
 }
 
 }  // namespace entropy_ext::ENTROPY_EXT_ISA

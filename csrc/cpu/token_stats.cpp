@@ -336,7 +336,10 @@ void segment_gradient(const Storage* z, int64_t columns,
     store_pair(Pair<Real>{gradient_of<Real>(x.first, row), gradient_of<Real>(x.second, row)}, to);
   };
   int64_t i = 0;
-  for (; i + kWidth <= columns; i += kWidth) store_gradient(z + i, out + i);
+  for (; i + kWidth <= columns; i += kWidth) {
+    prefetch<kWidth * sizeof(Storage)>(reinterpret_cast<const char*>(z + i) + kPrefetchBytes);
+    store_gradient(z + i, out + i);
+  }
   if (i == columns) return;
   Storage rest[kWidth] = {};
   std::copy(z + i, z + columns, rest);
