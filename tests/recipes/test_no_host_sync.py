@@ -10,6 +10,8 @@ from entropy_ext import TokenStats, recipes
 from entropy_ext.rl import Rollout
 
 B, T = 4, 3
+# Autograd cannot run on fake CUDA tensors where PyTorch is built without CUDA.
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
@@ -18,17 +20,17 @@ def test_hooks_never_ask_the_device(name):
     with FakeTensorMode():
 
         def per_token(grad=False):
-            return torch.empty(B, T, device="cuda", requires_grad=grad)
+            return torch.empty(B, T, device=DEVICE, requires_grad=grad)
 
         rollout = Rollout(
-            tokens=torch.empty(B, T, dtype=torch.int64, device="cuda"),
-            mask=torch.empty(B, T, dtype=torch.bool, device="cuda"),
-            rewards=torch.empty(B, device="cuda"),
-            prompt=torch.empty(B, dtype=torch.int64, device="cuda"),
+            tokens=torch.empty(B, T, dtype=torch.int64, device=DEVICE),
+            mask=torch.empty(B, T, dtype=torch.bool, device=DEVICE),
+            rewards=torch.empty(B, device=DEVICE),
+            prompt=torch.empty(B, dtype=torch.int64, device=DEVICE),
             old_logp=per_token(),
             old_entropy=per_token(),
             ref_logp=per_token(),
-            correct=torch.empty(B, dtype=torch.bool, device="cuda"),
+            correct=torch.empty(B, dtype=torch.bool, device=DEVICE),
             max_length=T,
             step=0,
             progress=0.0,
@@ -43,5 +45,5 @@ def test_hooks_never_ask_the_device(name):
         total.backward()
         assert stats.logp.grad.shape == (B, T)
         outputs = [kept, targets.advantages, loss, total, plan.normalizer, *metrics.values()]
-        assert {x.device.type for x in outputs} == {"cuda"}
+        assert {x.device.type for x in outputs} == {DEVICE}
         assert all(x.ndim == 0 and not x.requires_grad for x in metrics.values())
