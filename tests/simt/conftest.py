@@ -1,6 +1,8 @@
-"""Programs of the emulation, built once a session."""
+"""What all tests of the emulated kernels need."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 
@@ -15,3 +17,9 @@ def _toolchain_is_there() -> None:
         toolchain.cuda_include()
     except toolchain.ToolchainMissing as missing:
         pytest.skip(str(missing))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(set_threads: Callable[[int], None]) -> None:
+    """The tensors here are small; threads would only wait for each other."""
+    set_threads(1)

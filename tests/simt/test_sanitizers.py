@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -20,11 +21,11 @@ from tests.simt.toolchain import ADDRESS, PLAIN, THREAD, Variant
 from tests.truth import same_bits, stats_dtype
 
 
-def cases(vocabularies: tuple[int, ...]) -> list[Case]:
+def cases(vocabularies: Sequence[int], dtypes: Sequence[torch.dtype] = draws.DTYPES) -> list[Case]:
     """Every dtype, whole and spread, with and without extras, ragged, masked, misaligned."""
     made = []
     for seed, (dtype, vocab, shared) in enumerate(
-        itertools.product(draws.DTYPES, vocabularies, (1, MANY_MULTIPROCESSORS))
+        itertools.product(dtypes, vocabularies, (1, MANY_MULTIPROCESSORS))
     ):
         logits = draws.draw_logits("masked", 3, vocab, dtype)
         logits[1] = torch.linspace(-3, 3, vocab)

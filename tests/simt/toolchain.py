@@ -30,6 +30,10 @@ class ToolchainMissing(Exception):
     """No host compiler, or no CUDA headers: says which."""
 
 
+class CompilationError(Exception):
+    """What the compiler said."""
+
+
 @dataclass(frozen=True)
 class Variant:
     """How to compile. `sanitize` is not told to the emulation where it would watch the watcher."""
@@ -49,8 +53,10 @@ ADDRESS = Variant(
 )
 THREAD = Variant(("-O1", *_COMMON, "-DSIMT_TSAN"), ("-fsanitize=thread",), False)
 UCONTEXT = Variant(("-O1", *_COMMON, "-DSIMT_UCONTEXT"))
-# For sources compiled once and run for a moment.
-QUICK = Variant(("-O1", *_COMMON))
+# For sources that are compiled once and run for a moment, with some of their dtypes cut out.
+QUICK = Variant(("-O1", *_COMMON, "-Wno-switch"))
+QUICK_ADDRESS = Variant((*ADDRESS.flags, "-Wno-switch"), ADDRESS.sanitize)
+QUICK_THREAD = Variant((*THREAD.flags, "-Wno-switch"), THREAD.sanitize, False)
 
 
 @functools.cache
@@ -113,18 +119,29 @@ def _make(command: Sequence[str], out: Path) -> Path:
     unfinished = out.with_name(f"{out.name}.{os.getpid()}")
     result = subprocess.run([*command, "-o", str(unfinished)], capture_output=True, text=True)
     if result.returncode != 0:
-        raise AssertionError(f"{' '.join(command)}\n{result.stderr}")
+        raise CompilationError(f"{' '.join(command)}\n{result.stderr}")
     unfinished.replace(out)
     return out
+
+
+def _with_headers(source: Path, csrc: Path) -> list[Path]:
+    """`source` and the project headers it includes, directly or not."""
+    found = [source]
+    for file in found:
+        for name in re.findall(r'^\s*#\s*include\s*"([^"]+)"', file.read_text(), re.MULTILINE):
+            places = [folder / name for folder in (file.parent, csrc, SIMT)]
+            header = next(place.resolve() for place in places if place.is_file())
+            if header not in found:
+                found.append(header)
+    return found
 
 
 def _compile(source: Path, variant: Variant, csrc: Path) -> Path:
     sanitize = variant.instrument_emulation or source.name not in EMULATION
     command = _command(variant, csrc, sanitize=sanitize)
-    headers = sorted(h for h in (*csrc.rglob("*.h"), *csrc.rglob("*.cuh")) if h.is_file())
-    files = [source, *headers, *sorted(SIMT.glob("*.h"))]
     # A copy of csrc with one fault shares the objects of all files that the fault does not reach.
-    key = _digest([part.replace(str(csrc), "csrc") for part in command], files)
+    relative = [part.replace(str(csrc), "csrc") for part in command]
+    key = _digest(relative, _with_headers(source, csrc))
     out = CACHE / f"{source.name}-{key}.o"
     return _make([*command, "-x", "c++", "-c", str(source)], out)
 
