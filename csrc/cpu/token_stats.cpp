@@ -20,7 +20,7 @@ constexpr int64_t kSegment = 16384;
 constexpr int kChains = 4;
 // Pairs of vectors in a tile, whose maximum is known before its exponentials are taken.
 constexpr int kPairs = 32;
-constexpr int kPrefetchBytes = 2048;
+constexpr int kPrefetchBytes = 4096;
 
 template <class Real>
 constexpr int64_t kTile = int64_t{2} * kPairs * kLanes<Real>;
@@ -39,12 +39,17 @@ ENTROPY_INLINE To total_of(const Vector<Real> (&chains)[kCount]) {
   return total;
 }
 
-// The hardware's own prefetching stops at each page, and the window of instructions in flight is
-// shorter than the latency of memory. Addresses past the end of the logits are harmless here.
+// Into the second-level cache, whence the hardware's own prefetching takes over: that stops at each
+// page, and the window of instructions in flight is shorter than the latency of memory. Addresses
+// past the end of the logits are harmless here.
 template <int kBytes>
 ENTROPY_INLINE void prefetch(const char* begin) {
   constexpr int kCacheLine = 64;
-  for (int i = 0; i < kBytes; i += kCacheLine) __builtin_prefetch(begin + i);
+  constexpr int kForReading = 0;
+  constexpr int kSecondLevel = 2;
+  for (int i = 0; i < kBytes; i += kCacheLine) {
+    __builtin_prefetch(begin + i, kForReading, kSecondLevel);
+  }
 }
 
 // Call visit(i, chain, pair) for the pairs i = 0, 1, … of a tile. `chain` = 0, 2, 0, 2, … is a
