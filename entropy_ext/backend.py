@@ -17,7 +17,7 @@ def backend_info() -> dict[str, Any]:
 
     Returns:
         version, torch: str.
-        cpu_isa: "v2", "v3" or "v4" (x86-64 levels), "baseline" elsewhere; ENTROPY_EXT_ISA forces one.
+        cpu_isa: x86-64 level "v2", "v3" or "v4", else "baseline"; ENTROPY_EXT_ISA forces one.
         cuda_built: bool; cuda_architectures: list of str, empty without CUDA.
         cuda_usable: bool, whether the build, torch and a device all have CUDA.
     """
