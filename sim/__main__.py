@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 import typer
 
+from sim.demo import demo
 from sim.theorem1.command import theorem1
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "theorem1": theorem1,
+    "demo": demo,
 }
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
