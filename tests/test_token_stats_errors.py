@@ -93,6 +93,17 @@ def test_one_column_has_no_stride_to_check(device: torch.device) -> None:
     assert (stats.logp == 0).all()
 
 
+def test_too_many_leading_dimensions(device: torch.device) -> None:
+    """Ten that cannot be merged: catches strides written past a fixed array."""
+    shape = (2,) * 10
+    logits = torch.zeros(*shape, 3, device=device)
+    tokens = torch.zeros(shape, dtype=torch.int64, device=device)
+    assert (token_stats(logits, tokens).logp < -1).all()
+    reversed_dims = logits.permute(*range(9, -1, -1), 10)
+    with pytest.raises(ValueError, match=r"^logits: expected at most .* leading dimensions"):
+        token_stats(reversed_dims, tokens)
+
+
 def test_no_vocabulary_dimension(device: torch.device) -> None:
     with pytest.raises(ValueError, match=r"^logits: expected .*\[\.\.\., V\].*0-dim"):
         call(device, logits=torch.tensor(1.0, device=device))

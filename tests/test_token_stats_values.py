@@ -17,6 +17,7 @@ from tests.truth import (
     OUTPUTS,
     assert_within_rule,
     baseline_run,
+    gradient,
     run,
     same_bits,
     stats_dtype,
@@ -163,6 +164,12 @@ def test_extreme_temperatures(temperature: float, device: torch.device) -> None:
     torch.testing.assert_close(stats.logp.double(), truth.logp, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(stats.entropy.double(), truth.entropy, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(stats.lse.double(), truth.lse, rtol=1e-6, atol=1e-6)
+    # 1/τ and V leave as the scale of the gradient.
+    scaled = gradient(logits, tokens, temperature=temperature) * temperature
+    p = (logits.double() / temperature).softmax(-1)
+    expected = torch.zeros_like(p).scatter(1, tokens[:, None], 1.0)
+    expected = expected - p * (p.log().nan_to_num() + truth.entropy[:, None])
+    torch.testing.assert_close(scaled.double(), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_seventy_thousand_rows(device: torch.device) -> None:
