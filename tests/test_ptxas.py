@@ -14,6 +14,7 @@ from bench.ptxas import (
     Kernel,
     PtxEntry,
     faults,
+    missing,
     occupancy,
     parse_log,
     parse_ptx,
@@ -88,17 +89,25 @@ def kernel(**changes: int) -> Kernel:
 
 def test_faults() -> None:
     """Fails if a spill, a stack or a narrow access goes unnoticed, or a good kernel is blamed."""
-    wide, narrow = PtxEntry(512, 4, 4), PtxEntry(512, 0, 0)
-    assert faults("forward_kernel<float>", kernel(), PtxEntry(512, 4, 0)) == []
-    assert faults("backward_kernel<float>", kernel(), wide) == []
-    assert faults("merge_kernel<float>", kernel(), narrow) == []
-    assert faults("forward_kernel<float>", kernel(spills=8), wide) == ["8 bytes of spills"]
-    assert faults("merge_kernel<float>", kernel(stack=16), wide) == ["16 bytes of stack"]
-    assert faults("forward_kernel<float>", kernel(arch=80, stack=16), wide) == []
-    assert faults("forward_kernel<float>", kernel(), narrow) == ["no 16-byte global load"]
-    assert faults("backward_kernel<float>", kernel(), PtxEntry(512, 4, 0)) == [
-        "no 16-byte global store"
+    wide, narrow, reads = PtxEntry(512, 4, 4), PtxEntry(512, 0, 0), PtxEntry(512, 4, 0)
+    assert faults("forward_rows<float>", kernel(), reads) == []
+    assert faults("backward_rows<float>", kernel(), wide) == []
+    assert faults("forward_merge<float>", kernel(), narrow) == []
+    assert faults("forward_rows<float>", kernel(spills=8), wide) == ["8 bytes of spills"]
+    assert faults("forward_merge<float>", kernel(stack=16), narrow) == ["16 bytes of stack"]
+    assert faults("forward_rows<float>", kernel(arch=80, stack=16), wide) == []
+    for name in ("forward_rows", "forward_segments"):
+        assert faults(name, kernel(), narrow) == ["no 16-byte global load on sm_90"]
+    assert faults("backward_rows<float>", kernel(arch=100), reads) == [
+        "no 16-byte global store on sm_100"
     ]
+
+
+def test_a_renamed_vocabulary_kernel_is_missed() -> None:
+    """Fails if a kernel escapes the check of its accesses by a new name."""
+    names = ["forward_rows<float>", "forward_segments<float>", "forward_merge<float>"]
+    assert missing([*names, "backward_rows<double>"]) == []
+    assert missing([*names, "backward<double>"]) == ["backward_rows"]
 
 
 @pytest.mark.parametrize(
