@@ -17,6 +17,7 @@ def _toolchain_is_there() -> None:
         toolchain.cuda_include()
     except toolchain.ToolchainMissing as missing:
         pytest.skip(str(missing))
+    toolchain.forget_unused()
 
 
 @pytest.fixture(autouse=True)

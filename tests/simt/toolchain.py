@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ THREAD = Variant(("-O1", *_COMMON, "-DSIMT_TSAN"), ("-fsanitize=thread",), False
 UCONTEXT = Variant(("-O1", *_COMMON, "-DSIMT_UCONTEXT"))
 # For sources that are compiled once and run for a moment, with some of their dtypes cut out.
 QUICK = Variant(("-O1", *_COMMON, "-Wno-switch"))
-QUICK_ADDRESS = Variant((*ADDRESS.flags, "-Wno-switch"), ADDRESS.sanitize)
+QUICK_ADDRESS = Variant((*ADDRESS.flags, "-Wno-switch"), ("-fsanitize=address",))
 QUICK_THREAD = Variant((*THREAD.flags, "-Wno-switch"), THREAD.sanitize, False)
 
 
@@ -114,6 +115,7 @@ def _digest(command: Iterable[str], files: Iterable[Path]) -> str:
 def _make(command: Sequence[str], out: Path) -> Path:
     """Run the compiler unless `out` is there; several processes may want the same file at once."""
     if out.exists():
+        out.touch()
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f"{out.name}.{os.getpid()}")
@@ -153,6 +155,13 @@ def build(sources: Sequence[Path], variant: Variant, *, csrc: Path = CSRC) -> Pa
         objects = list(pool.map(lambda source: _compile(source, variant, csrc), everything))
     link = [compiler(), *variant.sanitize]
     return _make([*link, *map(str, objects)], CACHE / f"program-{_digest(link, objects)}")
+
+
+def forget_unused(days: float = 3) -> None:
+    """Remove what no run has wanted for that long."""
+    for file in CACHE.glob("*"):
+        if time.time() - file.stat().st_mtime > days * 86400:
+            file.unlink(missing_ok=True)
 
 
 def kernels(csrc: Path = CSRC) -> list[Path]:
