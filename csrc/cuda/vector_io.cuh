@@ -31,7 +31,7 @@ template <class To, class From>
 __device__ __forceinline__ To bit_cast(const From& from) {
   static_assert(sizeof(To) == sizeof(From), "bit_cast keeps the size");
   To to;
-  memcpy(&to, &from, sizeof(to));
+  memcpy(static_cast<void*>(&to), &from, sizeof(to));  // void*: __half2 has constructors
   return to;
 }
 
