@@ -189,9 +189,9 @@ __device__ __forceinline__ void finish_row(
   }
 }
 
-// Two sets of extras and 32 packed elements do not fit in a quarter of the registers.
+// Two sets of extras beside a tile take more registers; float alone has them to spare.
 template <class Storage, bool kExtras>
-constexpr int kResidentRows = kExtras && sizeof(Storage) == 2 ? 3 : kResidentBlocks<Storage>;
+constexpr int kResidentRows = kResidentBlocks<Storage> - (kExtras && sizeof(Storage) != 4 ? 1 : 0);
 
 template <class Storage, bool kExtras>
 __global__ void __launch_bounds__(kThreads, kResidentRows<Storage, kExtras>)
