@@ -7,10 +7,12 @@ from collections.abc import Callable
 import typer
 
 from sim.demo import demo
+from sim.rlvr.command import rlvr
 from sim.theorem1.command import theorem1
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "theorem1": theorem1,
+    "rlvr": rlvr,
     "demo": demo,
 }
 

@@ -1,0 +1,104 @@
+"""`python -m sim rlvr`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sim.rlvr.run import DEMO_RECIPES, DEMO_STEPS, Result, run
+
+__all__ = ["rlvr"]
+
+INTERRUPTED = 130
+
+
+def rlvr(
+    recipe: Annotated[list[str] | None, typer.Option(help="Recipe by name; repeatable.")] = None,
+    out: Annotated[Path, typer.Option(help="Checkpoints, CSV files, plot.")] = Path("runs/rlvr"),
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 50,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    prompts: Annotated[int, typer.Option(min=1, help="Groups per step.")] = 64,
+    group_size: Annotated[int, typer.Option(min=1, help="Responses per prompt.")] = 16,
+    minibatches: Annotated[int, typer.Option(min=1, help="Optimizer steps per step.")] = 4,
+    learning_rate: Annotated[float, typer.Option(min=0.0)] = 1e-4,
+    max_length: Annotated[int, typer.Option(min=1, help="Longest response, tokens.")] = 8,
+    micro_batch: Annotated[int, typer.Option(min=1, help="Responses per forward pass.")] = 512,
+    vocab_size: Annotated[int | None, typer.Option(help="Pad the model's vocabulary.")] = None,
+    terms: Annotated[int, typer.Option(min=2, help="Numbers per problem.")] = 2,
+    digits: Annotated[int, typer.Option(min=1, max=3, help="Most digits per number.")] = 2,
+    warmup_accuracy: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Where supervised training stops.")
+    ] = 0.4,
+    warmup_steps: Annotated[int, typer.Option(min=1, help="Or after so many steps.")] = 600,
+    evaluate_every: Annotated[int, typer.Option(min=1, help="Steps.")] = 5,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps.")] = 10,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="A comparison of a few minutes: recipes and steps set.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Discard an earlier run in --out.")
+    ] = False,
+) -> None:
+    """Train a small transformer on verifiable arithmetic, with one recipe or several.
+
+    Ctrl-C finishes the step in hand and saves; the same command then goes on from there.
+    """
+    console = Console()
+    try:
+        result = run(
+            DEMO_RECIPES if demo else recipe or ["grpo"],
+            out=out,
+            steps=DEMO_STEPS if demo else steps,
+            seed=seed,
+            prompts=prompts,
+            group_size=group_size,
+            minibatches=minibatches,
+            learning_rate=learning_rate,
+            max_length=max_length,
+            micro_batch=micro_batch,
+            vocab_size=vocab_size,
+            terms=terms,
+            digits=digits,
+            warmup_accuracy=warmup_accuracy,
+            warmup_steps=warmup_steps,
+            evaluate_every=evaluate_every,
+            checkpoint_every=checkpoint_every,
+            fresh=fresh,
+            console=console,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    except KeyboardInterrupt:
+        console.print("Stopped before a step could be saved.")
+        raise typer.Exit(INTERRUPTED) from None
+    _print(console, result)
+    if result.interrupted:
+        console.print("Interrupted and saved: the same command goes on from here.")
+        raise typer.Exit(INTERRUPTED)
+
+
+def _print(console: Console, result: Result) -> None:
+    table = Table(title=f"warm-up reached {result.warmup_accuracy:.3f} on held-out problems")
+    for heading in ("recipe", "steps", "reward", "held-out", "entropy, nats", "KL, nats", "CSV"):
+        table.add_column(heading, justify="left" if heading in ("recipe", "CSV") else "right")
+    for name, records in result.records.items():
+        if not records.rows:
+            continue
+        first, last = records.rows[0], records.rows[-1]
+        measured = records.column("held_out")[1]
+        table.add_row(
+            name,
+            str(int(last["step"])),
+            f"{first['reward']:.3f} → {last['reward']:.3f}",
+            f"{measured[-1]:.3f}" if measured else "",
+            f"{first['entropy']:.3f} → {last['entropy']:.3f}",
+            f"{last['kl_reference']:.3f}",
+            str(records.path),
+        )
+    console.print(table)
+    if result.plot is not None:
+        console.print(f"plot: {result.plot}   ({result.seconds:.0f} s)")

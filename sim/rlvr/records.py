@@ -1,0 +1,73 @@
+"""What each training step measured: one CSV row per step, written as it happens."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+__all__ = ["COLUMNS", "Records"]
+
+COLUMNS = (
+    "step",
+    "reward",
+    "held_out",
+    "entropy",
+    "kl_reference",
+    "kl_old",
+    "clip_fraction",
+    "clip_low",
+    "clip_high",
+    "nonfinite_logp",
+    "loss",
+    "gradient_norm",
+    "updates",
+    "length",
+    "truncated",
+    "sampled",
+    "kept",
+    "seconds",
+)
+"""
+step: from 1. reward: share of right answers among all sampled. held_out: the same on problems never
+trained on, empty where not measured. entropy: exact mean token entropy of all sampled, nats.
+kl_reference: to the policy after warm-up, nats per token, estimated on all sampled. kl_old: to the
+policy that sampled, nats per token, mean over optimizer steps. clip_fraction: tokens whose loss a
+bound holds; clip_low and clip_high by bound. loss, gradient_norm: mean over optimizer steps, the
+norm before it is clipped to 1. length: tokens. truncated: share. sampled, kept: responses.
+"""
+
+
+class Records:
+    """The rows of one run, in memory and in a CSV file.
+
+    Args:
+        path: the file.
+        keep: rows to keep of a file that is there; those of steps after the checkpoint are
+            dropped, for they will be done again.
+    """
+
+    def __init__(self, path: Path, *, keep: int) -> None:
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+        if keep and path.exists():
+            with path.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    self.rows.append({name: float(text) for name, text in row.items() if text})
+            self.rows = [row for row in self.rows if row["step"] <= keep]
+        if len(self.rows) != keep:
+            raise ValueError(f"{path}: expected at least {keep} rows, found {len(self.rows)}")
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def append(self, row: dict[str, float]) -> None:
+        """Add a row; it is on disk when this returns."""
+        self.rows.append(row)
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, COLUMNS).writerow(row)
+
+    def column(self, name: str) -> tuple[list[float], list[float]]:
+        """Steps and values of a column where it was measured."""
+        measured = [row for row in self.rows if name in row]
+        return [row["step"] for row in measured], [row[name] for row in measured]

@@ -1,0 +1,218 @@
+"""Warm up once, then train with every recipe asked for and draw them together."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from transformers import LlamaForCausalLM
+
+from entropy_ext import recipes
+from entropy_ext.recipes import Recipe
+from sim.rlvr import checkpoint
+from sim.rlvr.interrupt import deferred_interrupt
+from sim.rlvr.model import build_model
+from sim.rlvr.plots import plot_comparison
+from sim.rlvr.progress import live_progress, measures
+from sim.rlvr.records import Records
+from sim.rlvr.task import ChainSum
+from sim.rlvr.train import train
+from sim.rlvr.trainer import Trainer
+from sim.rlvr.warmup import warm_up
+
+__all__ = ["DEMO_RECIPES", "DEMO_STEPS", "Result", "run"]
+
+PROBLEMS = 30_000
+"""Draws from reasoning-gym, of which those seen before are dropped."""
+
+DEMO_RECIPES = ("grpo", "dapo")
+DEMO_STEPS = 40
+"""A comparison of a few minutes on two cores, with `run`'s defaults for the rest."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a call of `run` leaves behind."""
+
+    records: dict[str, Records]
+    """recipe → its rows and its CSV file"""
+    plot: Path | None
+    """PNG of all recipes; None when not one step was done"""
+    warmup_accuracy: float
+    """share of right answers to held-out problems before reinforcement learning"""
+    interrupted: bool
+    """stopped by Ctrl-C before every recipe had its steps"""
+    seconds: float
+
+
+def run(
+    names: Sequence[str] = ("grpo",),
+    *,
+    out: Path,
+    steps: int = 50,
+    seed: int = 0,
+    prompts: int = 64,
+    group_size: int = 16,
+    minibatches: int = 4,
+    learning_rate: float = 1e-4,
+    max_length: int = 8,
+    micro_batch: int = 512,
+    vocab_size: int | None = None,
+    terms: int = 2,
+    digits: int = 2,
+    warmup_accuracy: float = 0.4,
+    warmup_steps: int = 600,
+    evaluate_every: int = 5,
+    checkpoint_every: int = 10,
+    fresh: bool = False,
+    console: Console | None = None,
+    on_step: Callable[[str, dict[str, float]], None] | None = None,
+) -> Result:
+    """Reinforcement learning with verifiable rewards, alike for all recipes but the recipe.
+
+    A directory that holds part of this run is continued, to the bit; one that holds a run with
+    other settings is refused. Group size and mini-batches are set here and not by the recipes, so
+    that recipes side by side differ in their method alone.
+
+    Args:
+        names: recipes, see `entropy_ext.recipes.RECIPES`.
+        out: directory for checkpoints, CSV files and the plot.
+        steps: training steps; a finished run goes on if this is raised.
+        seed: of everything.
+        prompts: groups learnt from in each step.
+        group_size: responses to each prompt.
+        minibatches: optimizer steps per training step and epoch.
+        learning_rate: of AdamW.
+        max_length: longest response, tokens.
+        micro_batch: most responses in one forward pass.
+        vocab_size: of the model, at least the tokenizer's; the tokens beyond it stand for nothing.
+        terms: numbers per problem.
+        digits: largest number of digits of each.
+        warmup_accuracy: supervised training ends when this share of held-out answers is right,
+        warmup_steps: or after this many steps.
+        evaluate_every: training steps between two measurements on held-out problems.
+        checkpoint_every: training steps between two checkpoints.
+        fresh: discard what the directory holds of these recipes and of the warm-up.
+        console: where progress is shown; None shows none.
+        on_step: called with the recipe and the row of each training step.
+
+    Raises:
+        ValueError: an unknown recipe, one named twice or one this task cannot supply; a vocabulary
+            below the tokenizer's; a directory that holds a run with other settings.
+    """
+    started = time.monotonic()
+    if len(set(names)) != len(names) or not names:
+        raise ValueError(f"recipes: expected distinct names, got {', '.join(names) or 'none'}")
+    chosen = [_recipe(name, group_size, minibatches) for name in names]
+    task = ChainSum(size=PROBLEMS, seed=seed, terms=terms, digits=digits)
+    held_out = ChainSum(size=PROBLEMS, seed=seed, terms=terms, digits=digits, held_out=True)
+    characters = len(task.tokenizer)
+    # A multiple of 8, as trainers pad it.
+    vocab_size = -(-characters // 8) * 8 if vocab_size is None else vocab_size
+    if vocab_size < characters:
+        raise ValueError(f"vocab_size: expected at least {characters}, got {vocab_size}")
+    if fresh:
+        for path in (out / "warmup.pt", *(out / name / "checkpoint.pt" for name in names)):
+            path.unlink(missing_ok=True)
+
+    origin = {"seed": seed, "vocab_size": vocab_size, "terms": terms, "digits": digits}
+    warmup = origin | {"warmup_accuracy": warmup_accuracy, "warmup_steps": warmup_steps}
+    settings = warmup | {
+        "prompts": prompts,
+        "group_size": group_size,
+        "minibatches": minibatches,
+        "learning_rate": learning_rate,
+        "max_length": max_length,
+        "micro_batch": micro_batch,
+    }
+    records: dict[str, Records] = {}
+    with live_progress(console) as progress:
+        bar = progress.add_task("warm-up", total=warmup_steps, live="")
+
+        def warmup_measured(step: int, reached: float) -> None:
+            progress.update(bar, completed=step, live=f"accuracy {reached:.3f}")
+
+        model, reached = _warm_model(out / "warmup.pt", warmup, task, held_out, warmup_measured)
+        progress.update(bar, completed=warmup_steps, live=f"accuracy {reached:.3f}")
+        bars = {name: progress.add_task(name, total=steps, live="") for name in names}
+        with deferred_interrupt() as interrupt:
+            for recipe in chosen:
+                trainer = Trainer(
+                    model(),
+                    task,
+                    recipe,
+                    steps=steps,
+                    seed=seed,
+                    prompts=prompts,
+                    learning_rate=learning_rate,
+                    max_length=max_length,
+                    micro_batch=micro_batch,
+                )
+
+                def step_done(row: dict[str, float], name: str = recipe.name) -> None:
+                    progress.update(bars[name], completed=row["step"], live=measures(row))
+                    if on_step is not None:
+                        on_step(name, row)
+
+                records[recipe.name] = train(
+                    trainer,
+                    held_out,
+                    out / recipe.name,
+                    settings=settings,
+                    seed=seed,
+                    evaluate_every=evaluate_every,
+                    checkpoint_every=checkpoint_every,
+                    interrupt=interrupt,
+                    on_step=step_done,
+                )
+    begun = {name: rows for name, rows in records.items() if rows.rows}
+    return Result(
+        records=records,
+        plot=plot_comparison(begun, reached, out / "training.png") if begun else None,
+        warmup_accuracy=reached,
+        interrupted=interrupt.requested,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _recipe(name: str, group_size: int, minibatches: int) -> Recipe:
+    recipe = recipes.get(name, minibatches=minibatches)
+    recipe.sampling = dataclasses.replace(recipe.sampling, group_size=group_size)
+    return recipe
+
+
+def _warm_model(
+    path: Path,
+    settings: dict[str, Any],
+    task: ChainSum,
+    held_out: ChainSum,
+    report: Callable[[int, float], None],
+) -> tuple[Callable[[], LlamaForCausalLM], float]:
+    """A maker of models that stand where the warm-up ended, and the accuracy it reached."""
+    state = checkpoint.load(path, settings)
+    model = build_model(vocab_size=settings["vocab_size"], seed=settings["seed"])
+    if state is None:
+        reached = warm_up(
+            model,
+            task,
+            held_out,
+            target=settings["warmup_accuracy"],
+            max_steps=settings["warmup_steps"],
+            seed=settings["seed"],
+            report=report,
+        )
+        state = {"model": model.state_dict(), "accuracy": reached}
+        checkpoint.save(path, settings, state)
+    weights, reached = state["model"], state["accuracy"]
+
+    def make() -> LlamaForCausalLM:
+        fresh = build_model(vocab_size=settings["vocab_size"], seed=settings["seed"])
+        fresh.load_state_dict(weights)
+        return fresh
+
+    return make, reached
