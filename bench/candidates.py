@@ -170,10 +170,7 @@ class Calls:
             torch.autograd.backward(outputs, self.at(turn).upstream(outputs))
             return leaf.grad
 
-        def settle(turn: int) -> None:
-            run(turn + 1)
-
-        return Call(run, settle if self.device.type == "cpu" else self.preparation(name))
+        return Call(run, self.preparation(name), settle=self.device.type == "cpu")
 
     def backward(self) -> Call:
         """Our backward kernel alone, into warm memory: what its arithmetic costs over a copy."""

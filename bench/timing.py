@@ -32,6 +32,8 @@ class Call:
     run: Callable[[int], object]
     before: Callable[[int], None] = nothing
     """Untimed, right before each run."""
+    settle: bool = False
+    """Whether an untimed run comes before each timed one."""
 
 
 @dataclass
@@ -120,6 +122,9 @@ def round_robin(
         names = rotated([name for name in rounds if turn < rounds[name]], turn)
         pending = {}
         for name in names:
+            if calls[name].settle:
+                calls[name].before(turn + 1)
+                calls[name].run(turn + 1)
             calls[name].before(turn)
             pending[name] = stopwatch(partial(calls[name].run, turn))
         synchronize()

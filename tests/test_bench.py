@@ -137,6 +137,16 @@ def test_round_robin_interleaves_and_rotates() -> None:
     assert {name: len(sample.ms) for name, sample in samples.items()} == {"a": 3, "b": 3, "c": 3}
 
 
+def test_a_settled_call_runs_once_untimed_before_each_timed_run() -> None:
+    """Fails if the untimed step uses the timed one's buffers, or hides the first, slow call."""
+    turns: list[int] = []
+    samples = round_robin(
+        {"a": Call(turns.append, settle=True)}, repeats=3, stopwatch=cpu_stopwatch
+    )
+    assert turns == [0, 1, 1, 0, 2, 1, 3, 2]
+    assert len(samples["a"].ms) == 3
+
+
 def test_round_robin_gives_up_on_what_does_not_fit() -> None:
     """Fails if one baseline's lack of memory ends the run of the others."""
 
