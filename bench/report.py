@@ -13,7 +13,14 @@ from rich.table import Table
 
 from bench.results import Result
 
-__all__ = ["print_environment", "print_results", "warn_if_busy", "wide_console"]
+__all__ = [
+    "milliseconds",
+    "number",
+    "print_environment",
+    "print_results",
+    "warn_if_busy",
+    "wide_console",
+]
 
 LOG_WIDTH = 132
 """Columns where the output is no terminal: a log should not wrap its tables."""

@@ -20,6 +20,7 @@ from bench.baselines import log_softmax_statistics, trl_statistics, verl_statist
 from bench.candidates import IMPLEMENTATIONS, Shape
 from bench.check import Bar, bars
 from bench.grid import grid, run
+from bench.markdown import markdown
 from bench.memory import peak_extra_bytes
 from bench.results import Result, append_csv, read_csv, useful_bytes
 from bench.timing import Call, cpu_stopwatch, round_robin
@@ -283,6 +284,19 @@ def row(**changes: object) -> Result:
         isa="v4", torch="", compiler="", cuda="",
     )  # fmt: skip
     return replace(plain, **changes)
+
+
+def test_markdown_keeps_the_last_of_repeated_rows() -> None:
+    """Fails if a page shows a superseded number, or sorts the fastest below slower ones."""
+    floor = row(implementation="read", ms=8.0, ratio=1.0)
+    text = markdown([row(ms=99.0), row(implementation="eager", ms=80.0), floor, row(ms=10.0)])
+    table = [line.split(" | ")[:2] for line in text.splitlines() if line.startswith("| ")]
+    assert table == [
+        ["| implementation", "ms"],
+        ["| read", "8.000"],
+        ["| ours", "10.00"],
+        ["| eager", "80.00"],
+    ]
 
 
 def reference_rows(**ours_forward: object) -> list[Result]:
