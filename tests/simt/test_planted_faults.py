@@ -122,6 +122,24 @@ FAULTS = [
         "",
     ),
     Fault(
+        "Σ e·u left at a thread's former maximum",
+        FORWARD,
+        "    dot = fused(sum, shift, dot) * factor;\n    sum",
+        "    dot = dot * factor;\n    sum",
+    ),
+    Fault(
+        "Σ e²·u left at a thread's former maximum",
+        FORWARD,
+        "square_dot = fused(square, shift, square_dot) * factor * factor;",
+        "square_dot = square_dot * factor * factor;",
+    ),
+    Fault(
+        "finite logits counted twice",
+        FORWARD,
+        "moments.live += kLoads * kWidth;",
+        "moments.live += 2 * kLoads * kWidth;",
+    ),
+    Fault(
         "row offsets in 32 bits",
         MOMENTS,
         "return offset + row * layout.stride[0];",
@@ -210,6 +228,9 @@ def checks(variant: Variant) -> list[Callable[[Path], object]]:
             driver, single
         ),
         kernels.test_rows_four_billion_bytes_apart,
+        kernels.test_bounds,
+        # Long enough that a thread meets a second tile in a segment, and there a larger maximum.
+        lambda driver: kernels.check_drawn(driver, "randn", 50257, single),
         lambda driver: kernels.test_many_rows_have_the_bits_of_few(driver, single),
     ]
 
