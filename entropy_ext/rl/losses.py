@@ -113,13 +113,13 @@ def ppo_clip(
         bounded = torch.where(held_dual, dual_clip, bounded)
     loss = torch.where(mask, -gain * bounded, 0.0)
 
-    fixed = ratio.detach()
+    fixed = log_rho.detach()
     metrics = {
         "tokens": mask.sum(),
         "clip_low": held_low.sum(),
         "clip_high": held_high.sum(),
         "dual_clip": held_dual.sum(),
-        "kl_old": torch.where(mask, fixed - 1 - log_rho.detach(), 0.0).sum(),
+        "kl_old": (fixed.expm1() - fixed).sum(),
         "nonfinite_logp": nonfinite.sum(),
     }
     return TokenLoss(loss, metrics)

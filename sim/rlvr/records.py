@@ -59,15 +59,20 @@ class Records:
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
-            writer.writerows(self.rows)
+            writer.writerows(map(_texts, self.rows))
 
     def append(self, row: dict[str, float]) -> None:
         """Add a row; it is on disk when this returns."""
         self.rows.append(row)
         with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, COLUMNS).writerow(row)
+            csv.DictWriter(file, COLUMNS).writerow(_texts(row))
 
     def column(self, name: str) -> tuple[list[float], list[float]]:
         """Steps and values of a column where it was measured."""
         measured = [row for row in self.rows if name in row]
         return [row["step"] for row in measured], [row[name] for row in measured]
+
+
+def _texts(row: dict[str, float]) -> dict[str, str]:
+    """Whole numbers without a point; others so that they read back to the same bits."""
+    return {n: str(int(v)) if float(v).is_integer() else repr(float(v)) for n, v in row.items()}

@@ -27,9 +27,6 @@ from sim.rlvr.warmup import warm_up
 
 __all__ = ["DEMO_RECIPES", "DEMO_STEPS", "Result", "run"]
 
-PROBLEMS = 30_000
-"""Draws from reasoning-gym, of which those seen before are dropped."""
-
 DEMO_RECIPES = ("grpo", "dapo")
 DEMO_STEPS = 40
 """A comparison of a few minutes on two cores, with `run`'s defaults for the rest."""
@@ -63,6 +60,7 @@ def run(
     max_length: int = 8,
     micro_batch: int = 512,
     vocab_size: int | None = None,
+    problems: int = 30_000,
     terms: int = 2,
     digits: int = 2,
     warmup_accuracy: float = 0.4,
@@ -91,6 +89,7 @@ def run(
         max_length: longest response, tokens.
         micro_batch: most responses in one forward pass.
         vocab_size: of the model, at least the tokenizer's; the tokens beyond it stand for nothing.
+        problems: draws from reasoning-gym, of which those seen before are dropped.
         terms: numbers per problem.
         digits: largest number of digits of each.
         warmup_accuracy: supervised training ends when this share of held-out answers is right,
@@ -109,8 +108,8 @@ def run(
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"recipes: expected distinct names, got {', '.join(names) or 'none'}")
     chosen = [_recipe(name, group_size, minibatches) for name in names]
-    task = ChainSum(size=PROBLEMS, seed=seed, terms=terms, digits=digits)
-    held_out = ChainSum(size=PROBLEMS, seed=seed, terms=terms, digits=digits, held_out=True)
+    task = ChainSum(size=problems, seed=seed, terms=terms, digits=digits)
+    held_out = ChainSum(size=problems, seed=seed, terms=terms, digits=digits, held_out=True)
     characters = len(task.tokenizer)
     # A multiple of 8, as trainers pad it.
     vocab_size = -(-characters // 8) * 8 if vocab_size is None else vocab_size
@@ -120,8 +119,15 @@ def run(
         for path in (out / "warmup.pt", *(out / name / "checkpoint.pt" for name in names)):
             path.unlink(missing_ok=True)
 
-    origin = {"seed": seed, "vocab_size": vocab_size, "terms": terms, "digits": digits}
-    warmup = origin | {"warmup_accuracy": warmup_accuracy, "warmup_steps": warmup_steps}
+    warmup = {
+        "seed": seed,
+        "vocab_size": vocab_size,
+        "problems": problems,
+        "terms": terms,
+        "digits": digits,
+        "warmup_accuracy": warmup_accuracy,
+        "warmup_steps": warmup_steps,
+    }
     settings = warmup | {
         "prompts": prompts,
         "group_size": group_size,

@@ -59,7 +59,9 @@ class Trainer:
         if missing:
             raise ValueError(f"recipe {recipe.name} needs {', '.join(missing)}: not supplied here")
         self.model = model
-        self.reference = copy.deepcopy(model).requires_grad_(False)
+        # Not frozen by requires_grad_(False): matrix products then round differently, and the
+        # divergence from a copy of oneself would not be 0.
+        self.reference = copy.deepcopy(model)
         self.task = task
         self.recipe = recipe
         self.steps = steps
@@ -255,7 +257,7 @@ def _sampled_metrics(rollout: Rollout) -> dict[str, float]:
     return {
         "reward": rollout.correct.float().mean().item(),
         "entropy": (rollout.old_entropy.sum() / tokens).item(),
-        "kl_reference": ((log_ratio.exp() - 1 - log_ratio).sum() / tokens).item(),
+        "kl_reference": ((log_ratio.expm1() - log_ratio).sum() / tokens).item(),
         "length": rollout.lengths.float().mean().item(),
         "truncated": rollout.truncated.float().mean().item(),
         "sampled": len(rollout.mask),

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sim.rlvr.task import ChainSum, CharTokenizer
+
+
+@pytest.fixture(scope="module")
+def task():
+    return ChainSum(size=300, seed=0)
+
+
+def test_text_survives_the_round_trip():
+    tokenizer = CharTokenizer()
+    assert tokenizer.decode(tokenizer.encode("15-43=-28")) == "15-43=-28"
+    assert tokenizer.decode([*tokenizer.encode("7"), tokenizer.eos, 5, 6]) == "7"
+    ids = tokenizer.encode(tokenizer.alphabet)
+    assert sorted({*ids, tokenizer.pad, tokenizer.eos}) == list(range(len(tokenizer)))
+
+
+@pytest.mark.parametrize("token", [CharTokenizer.pad, len(CharTokenizer()), 50256])
+def test_a_token_without_a_character_spoils_the_answer(task, token):
+    """Catches decoding that skips unknown tokens, which would let junk around an answer pass."""
+    right = task.tokenizer.encode(task.answers[0])
+    texts = [task.tokenizer.decode(ids) for ids in (right, [*right, token], [token, *right])]
+    assert task.score([0, 0, 0], texts).tolist() == [True, False, False]
+
+
+def test_only_the_full_score_counts(task):
+    """reasoning-gym pays half for an answer repeated twice; that must not become a reward."""
+    answer = task.answers[0]
+    assert task.score([0] * 4, [answer, answer + answer, "", "1="]).tolist() == [True] + [False] * 3
+
+
+def test_answers_are_those_of_the_problems(task):
+    for prompt, answer in zip(task.prompts, task.answers, strict=True):
+        assert eval(prompt[:-1]) == int(answer)
+    swapped = [*task.answers[1:], task.answers[0]]
+    expected = [a == b for a, b in zip(task.answers, swapped, strict=True)]
+    assert task.score(range(len(task)), swapped).tolist() == expected
+
+
+def test_held_out_problems_are_never_trained_on(task):
+    held_out = ChainSum(size=300, seed=0, held_out=True)
+    assert len(held_out) > 10
+    assert not set(task.prompts) & set(held_out.prompts)
+    other_seed = ChainSum(size=300, seed=5)
+    assert not set(other_seed.prompts) & set(held_out.prompts)
+
+
+def test_padding_sides(task):
+    """Prompts end, and answers begin, at the border between them."""
+    short = min(range(len(task)), key=lambda i: len(task.prompts[i]))
+    length = len(task.prompts[short])
+    assert length < task.prompt_mask.shape[1]
+    assert torch.equal(
+        task.prompt_tokens[short, -length:],
+        torch.tensor(task.tokenizer.encode(task.prompts[short])),
+    )
+    assert (
+        task.prompt_mask[short].tolist()
+        == [False] * (task.prompt_mask.shape[1] - length) + [True] * length
+    )
+    answer = [*task.tokenizer.encode(task.answers[short]), CharTokenizer.eos]
+    assert task.answer_tokens[short, : len(answer)].tolist() == answer
+    assert task.answer_mask[short].sum() == len(answer)
