@@ -186,11 +186,14 @@ ENTROPY_INLINE void write_row(const TokenStatsForward& params, int64_t row,
   const bool empty = moments.max == negative_infinity<Real>();  // softmax of nothing
   const Real sum = empty ? not_a_number<Real>() : moments.sum;
   const Real log_sum = natural_log(sum);
-  const Real mean_u = moments.dot / sum;
 
-  // ln n in double: rounded to float it is the correctly rounded bound, which logf may miss by 1 ulp.
+  // In double, once a row: the bound ln n comes out correctly rounded, which logf may miss by 1 ulp,
+  // and so does the entropy, whose rounding would otherwise show in its gradient.
   const Real log_live = static_cast<Real>(log(static_cast<double>(moments.live)));
-  const Real entropy = at_least(at_most(fused(-ln2, mean_u, log_sum), log_live), Real(0));
+  const Real exact = static_cast<Real>(
+      fused(-Constants<double>::kLn2, static_cast<double>(moments.dot) / static_cast<double>(sum),
+            log(static_cast<double>(sum))));
+  const Real entropy = at_least(at_most(exact, log_live), Real(0));
   const Real logp = at_most(fused(token_logit - moments.max, scale.inverse, -log_sum), Real(0));
 
   static_cast<Real*>(params.logp)[row] = logp;

@@ -32,7 +32,9 @@ from tests.truth import (
 # One less than whole tiles of every dtype: where rows follow each other without a gap, those that
 # begin off a 16-byte boundary reach into one vector more.
 WHOLE_TILES_LESS_ONE = 8191
-VOCABULARIES = (*draws.SMALL_VOCABULARIES, WHOLE_TILES_LESS_ONE)
+# A last tile that is all but empty.
+PAST_WHOLE_TILES = 8195
+VOCABULARIES = (*draws.SMALL_VOCABULARIES, WHOLE_TILES_LESS_ONE, PAST_WHOLE_TILES)
 ALL_DTYPES = pytest.mark.parametrize("dtype", draws.DTYPES, ids=str)
 
 
