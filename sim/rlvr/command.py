@@ -9,11 +9,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from sim.rlvr.records import Records
 from sim.rlvr.run import DEMO_RECIPES, DEMO_STEPS, Result, run
 
 __all__ = ["rlvr"]
 
 INTERRUPTED = 130
+AVERAGED = 5
 
 
 def rlvr(
@@ -83,22 +85,26 @@ def rlvr(
 
 def _print(console: Console, result: Result) -> None:
     table = Table(title=f"warm-up reached {result.warmup_accuracy:.3f} on held-out problems")
-    for heading in ("recipe", "steps", "reward", "held-out", "entropy, nats", "KL, nats", "CSV"):
-        table.add_column(heading, justify="left" if heading in ("recipe", "CSV") else "right")
+    for heading in ("recipe", "steps", "reward", "held-out", "entropy, nats", "KL, nats"):
+        table.add_column(heading, justify="left" if heading == "recipe" else "right")
     for name, records in result.records.items():
-        if not records.rows:
-            continue
-        first, last = records.rows[0], records.rows[-1]
         measured = records.column("held_out")[1]
-        table.add_row(
-            name,
-            str(int(last["step"])),
-            f"{first['reward']:.3f} → {last['reward']:.3f}",
-            f"{measured[-1]:.3f}" if measured else "",
-            f"{first['entropy']:.3f} → {last['entropy']:.3f}",
-            f"{last['kl_reference']:.3f}",
-            str(records.path),
-        )
+        if records.rows:
+            table.add_row(
+                name,
+                str(len(records.rows)),
+                _from_to(records, "reward"),
+                f"{measured[-1]:.3f}" if measured else "",
+                _from_to(records, "entropy"),
+                _from_to(records, "kl_reference"),
+            )
+    table.caption = f"means of the first and the last {AVERAGED} steps"
     console.print(table)
     if result.plot is not None:
-        console.print(f"plot: {result.plot}   ({result.seconds:.0f} s)")
+        console.print(f"{result.plot}, and a steps.csv per recipe ({result.seconds:.0f} s)")
+
+
+def _from_to(records: Records, name: str) -> str:
+    values = records.column(name)[1]
+    first, last = values[:AVERAGED], values[-AVERAGED:]
+    return f"{sum(first) / len(first):.3f} → {sum(last) / len(last):.3f}"

@@ -12,7 +12,7 @@ __all__ = ["plot_comparison"]
 PANELS = (
     ("reward", "right answers while training, share", (0.0, None)),
     ("entropy", "mean token entropy, nats", (0.0, None)),
-    ("kl_reference", "KL to the policy after warm-up, nats per token", (0.0, None)),
+    ("kl_reference", "KL to the policy at the start, nats per token", (0.0, None)),
     ("clip_fraction", "clipped tokens, share", (0.0, None)),
 )
 SMOOTHING = 5
