@@ -29,14 +29,21 @@ constexpr int64_t kTile = int64_t{2} * kPairs * kLanes<Real>;
 template <class Real>
 constexpr Real kPivotDrift = -2;
 
-// The sum of all lanes of all chains, lane by lane, accumulated in To.
+// The sum of all lanes of all chains in To, by halves: one large term meets few roundings.
 template <class To, class Real, int kCount>
 ENTROPY_INLINE To total_of(const Vector<Real> (&chains)[kCount]) {
-  To total = 0;
+  constexpr int kTerms = kCount * kLanes<Real>;
+  static_assert((kTerms & (kTerms - 1)) == 0, "halves of a power of two");
+  To terms[kTerms];
   for (int c = 0; c < kCount; ++c) {
-    for (int i = 0; i < kLanes<Real>; ++i) total = total + static_cast<To>(chains[c][i]);
+    for (int i = 0; i < kLanes<Real>; ++i) {
+      terms[c * kLanes<Real> + i] = static_cast<To>(chains[c][i]);
+    }
   }
-  return total;
+  for (int half = kTerms / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) terms[i] = terms[i] + terms[i + half];
+  }
+  return terms[0];
 }
 
 // Into the second-level cache, whence the hardware's own prefetching takes over: that stops at each
@@ -149,8 +156,8 @@ struct Accumulators {
         next_dot = fused(e, u, next_dot);
       }
     });
-    const Vector<Real> sums[] = {next_sum, sum[0], sum[1], sum[2], sum[3]};
-    const Vector<Real> dots[] = {next_dot, dot[0], dot[1], dot[2], dot[3]};
+    const Vector<Real> sums[] = {next_sum + ((sum[0] + sum[1]) + (sum[2] + sum[3]))};
+    const Vector<Real> dots[] = {next_dot + ((dot[0] + dot[1]) + (dot[2] + dot[3]))};
     const Real mean = total_of<Real, Real>(dots) / (total_of<Real, Real>(sums) + Real(1));
     const Vector<Real> gap = splat(pivot - mean);
     for (int h = 0; h < 2; ++h) {
@@ -164,11 +171,17 @@ struct Accumulators {
   }
 
   // Add a tile, and take the extremes of the one at `next` on the way, so that its columns are
-  // being loaded while the exponentials of this one are computed.
+  // being loaded while the exponentials of this one are computed. The tile is summed apart: added one
+  // by one to a lane that holds the row's largest term, a tail of small ones would be rounded away.
   template <bool kVanishing, class Storage>
   ENTROPY_INLINE Extremes<Real> add(const Storage* z, const Storage* next, Real centre,
                                     Real log2_scale) {
     Extremes<Real> extremes;
+    Vector<Real> tile_sum[kChains] = {};
+    Vector<Real> tile_dot[kChains] = {};
+    Vector<Real> tile_spread[2] = {};
+    Vector<Real> tile_square[2] = {};
+    Vector<Real> tile_square_dot[2] = {};
     for_each_pair<Real>(z, kPairs, [&](int i, int chain, const Pair<Real>& x) {
       const Storage* const ahead = next + i * 2 * kLanes<Real>;
       prefetch<2 * kLanes<Real> * sizeof(Storage)>(
@@ -179,14 +192,14 @@ struct Accumulators {
         const Vector<Real> logits = h == 0 ? x.first : x.second;
         Vector<Real> u = (logits - splat(centre)) * splat(log2_scale);
         const Vector<Real> e = kVanishing ? exp2_guarded<Real>(u) : exp2_normal<Real>(u);
-        sum[c] = sum[c] + e;
-        dot[c] = fused(e, u, dot[c]);
+        tile_sum[c] = tile_sum[c] + e;
+        tile_dot[c] = fused(e, u, tile_dot[c]);
         if constexpr (kExtras) {
           const Vector<Real> w = u - splat(pivot);
           const Vector<Real> ew = e * w;
-          spread[h] = fused(ew, w, spread[h]);
-          square[h] = fused(e, e, square[h]);
-          square_dot[h] = fused(e, ew, square_dot[h]);
+          tile_spread[h] = fused(ew, w, tile_spread[h]);
+          tile_square[h] = fused(e, e, tile_square[h]);
+          tile_square_dot[h] = fused(e, ew, tile_square_dot[h]);
         }
         if constexpr (kVanishing) {
           live = live - (logits > splat(negative_infinity<Real>()));  // a true lane is −1
@@ -194,6 +207,17 @@ struct Accumulators {
       }
     });
     if constexpr (!kVanishing) live = live + 2 * kPairs;
+    for (int c = 0; c < kChains; ++c) {
+      sum[c] = sum[c] + tile_sum[c];
+      dot[c] = dot[c] + tile_dot[c];
+    }
+    if constexpr (kExtras) {
+      for (int h = 0; h < 2; ++h) {
+        spread[h] = spread[h] + tile_spread[h];
+        square[h] = square[h] + tile_square[h];
+        square_dot[h] = square_dot[h] + tile_square_dot[h];
+      }
+    }
     return extremes;
   }
 

@@ -29,16 +29,46 @@ __host__ __device__ __forceinline__ int segment_count(int vocab) {
   return (vocab + columns - 1) / columns;
 }
 
-// Σ over the columns that one thread has seen of a segment.
+// Σ over the columns that one thread has seen: of a tile, or of a segment.
 template <class Real, bool kExtras>
-struct ThreadMoments {
-  Real max = negative_infinity<Real>();
+struct ThreadSums {
   Real sum = 0;
   Real dot = 0;
-  int32_t live = 0;
   Real dot_u = 0;
   Real square = 0;
   Real square_dot = 0;
+
+  __device__ __forceinline__ void push(Real e, Real u) {
+    sum = sum + e;
+    dot = fused(e, u, dot);
+    if constexpr (kExtras) {
+      const Real ee = e * e;
+      dot_u = fused(e * u, u, dot_u);
+      square = square + ee;
+      square_dot = fused(ee, u, square_dot);
+    }
+  }
+
+  __device__ __forceinline__ void add(const ThreadSums& other) {
+    sum = sum + other.sum;
+    dot = dot + other.dot;
+    if constexpr (kExtras) {
+      dot_u = dot_u + other.dot_u;
+      square = square + other.square;
+      square_dot = square_dot + other.square_dot;
+    }
+  }
+};
+
+template <class Real, bool kExtras>
+struct ThreadMoments : ThreadSums<Real, kExtras> {
+  using ThreadSums<Real, kExtras>::sum;
+  using ThreadSums<Real, kExtras>::dot;
+  using ThreadSums<Real, kExtras>::dot_u;
+  using ThreadSums<Real, kExtras>::square;
+  using ThreadSums<Real, kExtras>::square_dot;
+  Real max = negative_infinity<Real>();
+  int32_t live = 0;
 
   __device__ __forceinline__ void raise_max(Real new_max, Real log2_scale) {
     const Real shift = shift_between(max, new_max, log2_scale);
@@ -52,17 +82,6 @@ struct ThreadMoments {
     }
     dot = fused(sum, shift, dot) * factor;
     sum = sum * factor;
-  }
-
-  __device__ __forceinline__ void push(Real e, Real u) {
-    sum = sum + e;
-    dot = fused(e, u, dot);
-    if constexpr (kExtras) {
-      const Real ee = e * e;
-      dot_u = fused(e * u, u, dot_u);
-      square = square + ee;
-      square_dot = fused(ee, u, square_dot);
-    }
   }
 
   __device__ __forceinline__ SoftmaxMoments<Real, kExtras> mergeable() const {
@@ -111,6 +130,9 @@ __device__ __forceinline__ SoftmaxMoments<typename RealOf<Storage>::Type, kExtra
     // Until a finite logit comes, u = −∞ − centre must not be −∞ − (−∞).
     const Real centre = moments.max == negative_infinity<Real>() ? Real(0) : moments.max;
 
+    // A tile is summed apart: added one by one to the row's largest term, a tail of small ones would
+    // be rounded away.
+    ThreadSums<Real, kExtras> sums;
     if ((low - centre) * log2_scale >= Constants<Real>::kMinExponent) {
 #pragma unroll
       for (int v = 0; v < kLoads; ++v) {
@@ -119,7 +141,7 @@ __device__ __forceinline__ SoftmaxMoments<typename RealOf<Storage>::Type, kExtra
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) {
           const Real u = (z[i] - centre) * log2_scale;
-          moments.push(fast_exp2(u), u);
+          sums.push(fast_exp2(u), u);
         }
       }
       moments.live += kLoads * kWidth;
@@ -132,11 +154,12 @@ __device__ __forceinline__ SoftmaxMoments<typename RealOf<Storage>::Type, kExtra
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) {
           const Real u = at_least((z[i] - centre) * log2_scale, Constants<Real>::kDeadExponent);
-          moments.push(fast_exp2(u), u);
+          sums.push(fast_exp2(u), u);
           moments.live += z[i] > negative_infinity<Real>() ? 1 : 0;
         }
       }
     }
+    moments.add(sums);
   }
   return moments.mergeable();
 }
