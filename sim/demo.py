@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import html
+import os
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ class Part(NamedTuple):
     """a CSV file to show whole"""
     columns: tuple[str, ...] = ()
     """of that file"""
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 PARTS = (
@@ -60,6 +62,8 @@ PARTS = (
         ("sim", "rlvr", "--demo", "--out", "{out}/rlvr"),
         ("rlvr/training.png",),
         None,
+        # Many short parallel regions: threads that spin between them crawl where cores are shared.
+        environment=(("OMP_WAIT_POLICY", "passive"),),
     ),
 )
 
@@ -85,8 +89,9 @@ def demo(
         console.print(Rule(part.title))
         started = time.perf_counter()
         command = [argument.format(out=out) for argument in part.arguments]
+        environment = {**os.environ, **dict(part.environment)}
         try:
-            code = subprocess.run([sys.executable, "-m", *command]).returncode
+            code = subprocess.run([sys.executable, "-m", *command], env=environment).returncode
         except KeyboardInterrupt:
             code = INTERRUPTED
         seconds = time.perf_counter() - started

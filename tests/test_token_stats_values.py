@@ -59,6 +59,22 @@ def test_values_at_real_vocabularies(
     check_values(kind, vocab, dtype, device)
 
 
+@pytest.mark.parametrize("top", [9.0, 11.0, 13.0])
+def test_one_logit_above_a_flat_tail(top: float, device: torch.device) -> None:
+    """As of a trained model with unused columns. Catches a tail that is added, term by term, to a
+    sum that holds the largest, and so is rounded away always in the same direction."""
+    logits = torch.randn(8, 50257, generator=draws.generator("tail", top)) * 0.01
+    logits[:, 7] = top
+    logits = logits.to(device)
+    tokens = torch.full((8,), 7, device=device)
+    temperature = torch.ones(8, device=device)
+    ours = run(token_stats, logits, tokens, temperature).values
+    truth = true_run(logits, tokens, temperature).values
+    baseline = baseline_run(logits, tokens, temperature).values
+    for name in OUTPUTS:
+        assert_within_rule(name, ours[name], truth[name], baseline[name], compute=torch.float32)
+
+
 @pytest.mark.isa
 def test_hand_computed(device: torch.device) -> None:
     """p = (1, 2, 5)/8: every formula evaluated by hand, so no oracle of ours is trusted."""

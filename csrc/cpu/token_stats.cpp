@@ -18,12 +18,11 @@ namespace entropy_ext::ENTROPY_EXT_ISA {
 constexpr int64_t kSegment = 16384;
 // Independent chains of additions, as many as cover their latency.
 constexpr int kChains = 4;
-// Pairs of vectors in a tile, whose maximum is known before its exponentials are taken.
-constexpr int kPairs = 32;
-constexpr int kPrefetchBytes = 4096;
-
+// Columns of a tile, whose maximum is known before its exponentials are taken.
+constexpr int64_t kTile = 1024;
 template <class Real>
-constexpr int64_t kTile = int64_t{2} * kPairs * kLanes<Real>;
+constexpr int kPairs = kTile / (2 * kLanes<Real>);
+constexpr int kPrefetchBytes = 4096;
 
 // How far the maximum may rise before the pivot of the squares is chosen anew.
 template <class Real>
@@ -102,7 +101,7 @@ struct Extremes {
 template <class Real, class Storage>
 ENTROPY_INLINE Extremes<Real> extremes_of(const Storage* z) {
   Extremes<Real> extremes;
-  for_each_pair<Real>(z, kPairs, [&](int, int, const Pair<Real>& x) { extremes.push(x); });
+  for_each_pair<Real>(z, kPairs<Real>, [&](int, int, const Pair<Real>& x) { extremes.push(x); });
   return extremes;
 }
 
@@ -148,7 +147,7 @@ struct Accumulators {
   ENTROPY_INLINE void move_pivot(const Storage* z, Real centre, Real log2_scale) {
     Vector<Real> next_sum = {};
     Vector<Real> next_dot = {};
-    for_each_pair<Real>(z, kPairs / 8, [&](int, int, const Pair<Real>& x) {
+    for_each_pair<Real>(z, kPairs<Real> / 8, [&](int, int, const Pair<Real>& x) {
       for (int h = 0; h < 2; ++h) {
         Vector<Real> u = ((h == 0 ? x.first : x.second) - splat(centre)) * splat(log2_scale);
         const Vector<Real> e = exp2_guarded<Real>(u);
@@ -182,7 +181,7 @@ struct Accumulators {
     Vector<Real> tile_spread[2] = {};
     Vector<Real> tile_square[2] = {};
     Vector<Real> tile_square_dot[2] = {};
-    for_each_pair<Real>(z, kPairs, [&](int i, int chain, const Pair<Real>& x) {
+    for_each_pair<Real>(z, kPairs<Real>, [&](int i, int chain, const Pair<Real>& x) {
       const Storage* const ahead = next + i * 2 * kLanes<Real>;
       prefetch<2 * kLanes<Real> * sizeof(Storage)>(
           reinterpret_cast<const char*>(ahead) + kPrefetchBytes);
@@ -206,7 +205,7 @@ struct Accumulators {
         }
       }
     });
-    if constexpr (!kVanishing) live = live + 2 * kPairs;
+    if constexpr (!kVanishing) live = live + 2 * kPairs<Real>;
     for (int c = 0; c < kChains; ++c) {
       sum[c] = sum[c] + tile_sum[c];
       dot[c] = dot[c] + tile_dot[c];
@@ -257,19 +256,19 @@ SoftmaxMoments<typename RealOf<Storage>::Type, kExtras> segment_moments(
     const Storage* z, int64_t columns, typename RealOf<Storage>::Type log2_scale) {
   using Real = typename RealOf<Storage>::Type;
   Accumulators<Real, kExtras> accumulators;
-  const int64_t whole = columns / kTile<Real> * kTile<Real>;
+  const int64_t whole = columns / kTile * kTile;
   if (whole > 0) {
     auto extremes = extremes_of<Real>(z);
-    for (int64_t begin = 0; begin < whole; begin += kTile<Real>) {
+    for (int64_t begin = 0; begin < whole; begin += kTile) {
       // The last tile looks at itself for want of a next one.
-      const int64_t next = std::min(begin + kTile<Real>, whole - kTile<Real>);
+      const int64_t next = std::min(begin + kTile, whole - kTile);
       extremes = accumulators.push_tile(z + begin, extremes, z + next, log2_scale);
     }
   }
   if (whole < columns) {
     // The rest of the segment, filled up with −∞, which adds nothing and is not counted.
-    Real rest[kTile<Real>];
-    for (int64_t i = 0; i < kTile<Real>; ++i) {
+    Real rest[kTile];
+    for (int64_t i = 0; i < kTile; ++i) {
       rest[i] = whole + i < columns ? widen(z[whole + i]) : negative_infinity<Real>();
     }
     accumulators.push_tile(rest, extremes_of<Real>(rest), rest, log2_scale);
