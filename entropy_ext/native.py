@@ -15,7 +15,13 @@ from torch import Tensor
 
 from entropy_ext import _core
 
-__all__ = ["STATS_DTYPE", "check_inputs", "token_stats_backward", "token_stats_forward"]
+__all__ = [
+    "STATS_DTYPE",
+    "check_inputs",
+    "empty_results",
+    "token_stats_backward",
+    "token_stats_forward",
+]
 
 # The dtypes of logits, and the dtype in which their statistics are computed and returned.
 STATS_DTYPE = {
@@ -72,6 +78,16 @@ def check_inputs(logits: Tensor, tokens: Tensor, temperature: Tensor, mask: Tens
             raise ValueError(f"{name}: expected device {logits.device}, got {value.device}")
 
 
+def empty_results(
+    logits: Tensor, extras: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What token_stats_forward returns, not filled in; the fake operator's whole answer."""
+    lead, dtype = logits.shape[:-1], STATS_DTYPE[logits.dtype]
+    logp, entropy, lse, row_max, row_sum = (logits.new_empty(lead, dtype=dtype) for _ in range(5))
+    extra = logits.new_empty((4, *lead) if extras else (0,), dtype=dtype)
+    return logp, entropy, lse, row_max, row_sum, extra
+
+
 def token_stats_forward(
     logits: Tensor, tokens: Tensor, temperature: Tensor, mask: Tensor | None, extras: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -85,10 +101,8 @@ def token_stats_forward(
             of range in an unmasked row (on CUDA such a row is NaN).
     """
     check_inputs(logits, tokens, temperature, mask)
-    lead, dtype = logits.shape[:-1], STATS_DTYPE[logits.dtype]
-    logp, entropy, lse, row_max, row_sum = (logits.new_empty(lead, dtype=dtype) for _ in range(5))
-    extra = logits.new_empty((4, *lead) if extras else (0,), dtype=dtype)
-    results = (logp, entropy, lse, row_max, row_sum, extra)
+    results = empty_results(logits, extras)
+    logp, entropy, lse, row_max, row_sum, extra = results
     if tokens.numel() == 0:
         return results
     tokens, temperature = tokens.contiguous(), temperature.contiguous()

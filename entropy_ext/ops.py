@@ -59,10 +59,7 @@ def _(
     logits: Tensor, tokens: Tensor, temperature: Tensor, mask: Tensor | None, extras: bool
 ) -> _Stats:
     native.check_inputs(logits, tokens, temperature, mask)
-    lead, dtype = logits.shape[:-1], native.STATS_DTYPE[logits.dtype]
-    logp, entropy, lse, row_max, row_sum = (logits.new_empty(lead, dtype=dtype) for _ in range(5))
-    extra = logits.new_empty((4, *lead) if extras else (0,), dtype=dtype)
-    return logp, entropy, lse, row_max, row_sum, extra
+    return native.empty_results(logits, extras)
 
 
 @token_stats_backward.register_fake
