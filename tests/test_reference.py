@@ -1,4 +1,4 @@
-"""reference.py and the long-double truth against mpmath: the oracle has an oracle."""
+"""reference and the long-double truth against mpmath: the oracle has an oracle."""
 
 from __future__ import annotations
 

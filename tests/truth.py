@@ -1,6 +1,6 @@
 """The tolerance rule of the value and gradient tests, and what it compares with.
 
-Truth is reference.py in float64 on the upcast logits (for float64 logits a closed form in long
+Truth is reference in float64 on the upcast logits (for float64 logits a closed form in long
 double); the baseline is what a user would write in PyTorch at the precision of the kernel. Ours
 may be as far from the truth as the baseline is, plus 4 units in the last place (32 in float64).
 """
@@ -83,7 +83,7 @@ def true_run(
 def baseline_run(
     logits: Tensor, tokens: Tensor, temperature: Tensor, upstreams: Sequence[Upstream] = ()
 ) -> Run:
-    """PyTorch at the kernel's precision: the usual formulas, or reference.py where those are NaN.
+    """PyTorch at the kernel's precision: the usual formulas, or reference where those are NaN.
 
     Logits near the lowest finite number stand for −inf there: divided by τ < 1 they become it.
     """

@@ -1,8 +1,4 @@
-"""Everything the kernels compute, in plain PyTorch and in any float dtype.
-
-The oracle of the tests (on float64 input), the baseline of the benchmark, and a readable
-statement of the numeric contract in docs/numerics.md. Never chosen silently in place of a kernel.
-"""
+"""Token statistics in plain PyTorch."""
 
 from __future__ import annotations
 
