@@ -70,9 +70,9 @@ class Recipe:
 
     name: ClassVar[str] = "grpo"
     paper: ClassVar[str] = "arXiv 2402.03300"
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: frozenset[str] = frozenset()
     """optional Rollout fields that must be there"""
-    statistics: ClassVar[Statistics] = "micro"
+    statistics: Statistics = "micro"
     whole_sequences: bool = False
     """micro-batches must not split a sequence; an aggregation by sequence means implies it"""
     aggregation: Aggregation = "seq-mean-token-mean"

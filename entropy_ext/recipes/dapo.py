@@ -44,7 +44,7 @@ class Dapo(Recipe):
 
     name: ClassVar[str] = "dapo"
     paper: ClassVar[str] = "arXiv 2503.14476"
-    needs: ClassVar[frozenset[str]] = frozenset({"correct"})
+    needs: frozenset[str] = frozenset({"correct"})
     aggregation: Aggregation = "token-mean"
     minibatches: int = 16
     # The script allows 10 generation batches per step, the first included.

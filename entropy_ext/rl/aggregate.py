@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from entropy_ext.rl.checks import check_bound, check_tensor
+from entropy_ext.rl.checks import check_bound, check_choice, check_tensor
 
 __all__ = ["Aggregation", "aggregate", "check_aggregation", "count"]
 
@@ -88,5 +88,4 @@ def count(mask: Tensor, mode: Aggregation) -> Tensor:
 
 def check_aggregation(mode: str) -> None:
     """Raise ValueError unless mode names an aggregation."""
-    if mode not in get_args(Aggregation):
-        raise ValueError(f"mode: expected one of {', '.join(get_args(Aggregation))}, got {mode!r}")
+    check_choice("mode", mode, get_args(Aggregation))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_bound", "check_tensor"]
+__all__ = ["check_bound", "check_choice", "check_tensor"]
 
 
 def check_tensor(
@@ -54,3 +55,10 @@ def check_bound(
         *([f"<= {at_most:g}"] if at_most < math.inf else []),
     ]
     raise ValueError(f"{name}: expected a number {' and '.join(wanted)}, got {value}")
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Raise ValueError unless value is one of the choices."""
+    choices = tuple(choices)
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")

@@ -10,7 +10,7 @@ from torch import Tensor
 from entropy_ext.rl.checks import check_bound, check_tensor
 from entropy_ext.rl.groups import Groups
 
-__all__ = ["Singleton", "group_mean", "group_zscore"]
+__all__ = ["Singleton", "check_groups", "group_mean", "group_zscore", "spread_scores"]
 
 Singleton = Literal["zero", "reward"]
 
@@ -37,9 +37,9 @@ def group_mean(
     Raises:
         ValueError, TypeError: a wrong shape, dtype or option.
     """
-    groups = _groups(rewards, prompt, mask, singleton)
+    groups = check_groups(rewards, prompt, mask, singleton)
     with torch.no_grad():
-        return _spread(groups.centred(rewards), rewards, groups, mask, singleton)
+        return spread_scores(groups.centred(rewards), rewards, groups, mask, singleton)
 
 
 def group_zscore(
@@ -73,13 +73,16 @@ def group_zscore(
         ValueError, TypeError: a wrong shape, dtype or option.
     """
     check_bound("eps", eps, above=0)
-    groups = _groups(rewards, prompt, mask, singleton)
+    groups = check_groups(rewards, prompt, mask, singleton)
     with torch.no_grad():
         scores = groups.centred(rewards) / (groups.std(rewards, unbiased=unbiased) + eps)
-        return _spread(scores, rewards, groups, mask, singleton)
+        return spread_scores(scores, rewards, groups, mask, singleton)
 
 
-def _groups(rewards: Tensor, prompt: Tensor, mask: Tensor, singleton: Singleton) -> Groups:
+def check_groups(
+    rewards: Tensor, prompt: Tensor, mask: Tensor, singleton: Singleton = "zero"
+) -> Groups:
+    """The groups of a batch, its arguments checked."""
     check_tensor("mask", mask, ndim=2, dtype=torch.bool)
     check_tensor("rewards", rewards, shape=mask.shape[:1], floating=True)
     check_tensor("prompt", prompt, shape=mask.shape[:1], dtype=torch.int64)
@@ -88,9 +91,10 @@ def _groups(rewards: Tensor, prompt: Tensor, mask: Tensor, singleton: Singleton)
     return Groups(prompt)
 
 
-def _spread(
+def spread_scores(
     scores: Tensor, rewards: Tensor, groups: Groups, mask: Tensor, singleton: Singleton
 ) -> Tensor:
+    """[B, T]: each response's score [B] at its tokens, 0 elsewhere."""
     if singleton == "reward":
         scores = torch.where(groups.size == 1, rewards, scores)
     return torch.where(mask, scores.unsqueeze(-1), 0.0)

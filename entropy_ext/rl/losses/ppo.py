@@ -1,53 +1,16 @@
-"""Token losses: differentiable in what token_stats returns, one value per token, to be minimised.
-
-A loss never reduces over tokens and never asks the device for a number. Its metrics are 0-d sums
-over the unmasked tokens, so that those of micro-batches add up; divide by "tokens" for a mean.
-"""
+"""The clipped policy-gradient loss."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from entropy_ext.rl.checks import check_bound, check_tensor
+from entropy_ext.rl.checks import check_bound
+from entropy_ext.rl.losses.token_loss import TokenLoss, check_loss_inputs, log_ratio
 
-__all__ = ["TokenLoss", "log_ratio", "ppo_clip"]
-
-
-class TokenLoss(NamedTuple):
-    """A loss per token, and what happened on the way."""
-
-    loss: Tensor
-    """[B, T], 0 off the mask"""
-    metrics: dict[str, Tensor]
-    """name → 0-d tensor without gradient, a sum over unmasked tokens"""
-
-
-def log_ratio(
-    logp: Tensor, old_logp: Tensor, mask: Tensor, *, max_log_ratio: float = 20.0
-) -> tuple[Tensor, Tensor]:
-    """ln π/π_old per token, safe to exponentiate.
-
-    clamp(logp − old_logp, ±max_log_ratio), and 0 where either is not finite or mask is False.
-
-    Gradient flows to logp where the value is neither clamped nor replaced.
-
-    Args:
-        logp: [B, T], nats.
-        old_logp: [B, T], nats.
-        mask: [B, T] bool.
-        max_log_ratio: bound on the absolute value, nats.
-
-    Returns:
-        The log-ratio [B, T], and [B, T] bool: True on unmasked tokens with a non-finite logp.
-    """
-    old_logp = old_logp.detach()
-    finite = torch.isfinite(logp.detach()) & torch.isfinite(old_logp)
-    difference = torch.where(mask & finite, logp - old_logp, 0.0)
-    return difference.clamp(-max_log_ratio, max_log_ratio), mask & ~finite
+__all__ = ["ppo_clip"]
 
 
 def ppo_clip(
@@ -90,10 +53,7 @@ def ppo_clip(
     Raises:
         ValueError, TypeError: a wrong shape, dtype or bound.
     """
-    check_tensor("logp", logp, ndim=2, floating=True)
-    check_tensor("old_logp", old_logp, shape=logp.shape, floating=True)
-    check_tensor("advantages", advantages, shape=logp.shape, floating=True)
-    check_tensor("mask", mask, shape=logp.shape, dtype=torch.bool)
+    check_loss_inputs(logp, old_logp, advantages, mask)
     check_bound("clip_low", clip_low, at_least=0, at_most=1)
     check_bound("clip_high", clip_high, at_least=0)
     check_bound("max_log_ratio", max_log_ratio, above=0)

@@ -1,0 +1,7 @@
+"""Controllers: what moves a coefficient, or resets the reference, from step to step."""
+
+from entropy_ext.rl.controllers.adaptive_entropy import AdaptiveEntropy, EntropyGate
+from entropy_ext.rl.controllers.base import Controller
+from entropy_ext.rl.controllers.reference_reset import ReferenceReset
+
+__all__ = ["AdaptiveEntropy", "Controller", "EntropyGate", "ReferenceReset"]

@@ -1,0 +1,53 @@
+"""What every token loss returns, and the ratio and the checks that they share."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from entropy_ext.rl.checks import check_tensor
+
+__all__ = ["TokenLoss", "check_loss_inputs", "log_ratio"]
+
+
+class TokenLoss(NamedTuple):
+    """A loss per token, and what happened on the way."""
+
+    loss: Tensor
+    """[B, T], 0 off the mask"""
+    metrics: dict[str, Tensor]
+    """name → 0-d tensor without gradient, a sum over unmasked tokens"""
+
+
+def log_ratio(
+    logp: Tensor, old_logp: Tensor, mask: Tensor, *, max_log_ratio: float = 20.0
+) -> tuple[Tensor, Tensor]:
+    """ln π/π_old per token, safe to exponentiate.
+
+    clamp(logp − old_logp, ±max_log_ratio), and 0 where either is not finite or mask is False.
+
+    Gradient flows to logp where the value is neither clamped nor replaced.
+
+    Args:
+        logp: [B, T], nats.
+        old_logp: [B, T], nats.
+        mask: [B, T] bool.
+        max_log_ratio: bound on the absolute value, nats.
+
+    Returns:
+        The log-ratio [B, T], and [B, T] bool: True on unmasked tokens with a non-finite logp.
+    """
+    old_logp = old_logp.detach()
+    finite = torch.isfinite(logp.detach()) & torch.isfinite(old_logp)
+    difference = torch.where(mask & finite, logp - old_logp, 0.0)
+    return difference.clamp(-max_log_ratio, max_log_ratio), mask & ~finite
+
+
+def check_loss_inputs(logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tensor) -> None:
+    """Raise unless the four are [B, T] alike, the mask bool and the others floating."""
+    check_tensor("logp", logp, ndim=2, floating=True)
+    check_tensor("old_logp", old_logp, shape=logp.shape, floating=True)
+    check_tensor("advantages", advantages, shape=logp.shape, floating=True)
+    check_tensor("mask", mask, shape=logp.shape, dtype=torch.bool)
