@@ -2,10 +2,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "cpu/gradient_memory.h"
 #include "token_stats.h"
 
 namespace py = pybind11;
@@ -132,8 +134,12 @@ PYBIND11_MODULE(_core, m) {
       },
       py::kw_only(), py::arg("dtype"), py::arg("rows"), py::arg("vocab"), py::arg("device"));
 
-  m.def(
-      "advise_huge_pages",
-      [](Address begin, int64_t bytes) { advise_huge_pages(pointer<void>(begin), bytes); },
-      py::kw_only(), py::arg("begin"), py::arg("bytes"));
+#if defined(__linux__)
+  py::class_<GradientMemory>(m, "GradientMemory", py::buffer_protocol())
+      .def(py::init([](int64_t bytes) { return std::make_unique<GradientMemory>(bytes); }),
+           py::kw_only(), py::arg("bytes"))
+      .def_buffer([](GradientMemory& memory) {
+        return py::buffer_info(static_cast<uint8_t*>(memory.data()), memory.bytes());
+      });
+#endif
 }

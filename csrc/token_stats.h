@@ -66,9 +66,6 @@ void token_stats_backward_cpu(const TokenStatsBackward& params, int threads);
 // Name of the instruction set that the CPU functions use.
 const char* cpu_isa();
 
-// Hint that freshly allocated memory will be filled at once.
-void advise_huge_pages(void* begin, int64_t bytes);
-
 // The CUDA launchers return nullptr, or what the runtime said. Out-of-range tokens and temperatures
 // give NaN in their row, for a check would have to wait for the device.
 int64_t token_stats_forward_scratch_bytes(Dtype dtype, int64_t rows, int64_t vocab,

@@ -1,3 +1,5 @@
+from typing_extensions import Buffer
+
 isa: str
 max_leading_dims: int
 cuda_architectures: str | None
@@ -49,4 +51,9 @@ def token_stats_backward(
     stream: int,
 ) -> None: ...
 def forward_scratch_bytes(*, dtype: int, rows: int, vocab: int, device: int) -> int: ...
-def advise_huge_pages(*, begin: int, bytes: int) -> None: ...
+
+class GradientMemory(Buffer):
+    """Linux only: a writable buffer, in memory that the last one of its size left."""
+
+    def __init__(self, *, bytes: int) -> None: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...

@@ -7,6 +7,7 @@ gradients; ops.py makes operators of them.
 from __future__ import annotations
 
 import math
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
@@ -32,8 +33,8 @@ STATS_DTYPE = {
 }
 _DTYPE_CODE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
-# Below this a gradient costs too little to advise the kernel about its pages.
-_HUGE_PAGE_BYTES = 16 << 20
+# Below this the first touch of a gradient's memory costs too little to keep the memory.
+_KEPT_BYTES = 16 << 20
 
 
 def check_inputs(logits: Tensor, tokens: Tensor, temperature: Tensor, mask: Tensor | None) -> None:
@@ -148,13 +149,11 @@ def token_stats_backward(
         logits, tokens, temperature, mask: as in the forward pass.
         entropy, row_max, row_sum: [...], what the forward pass returned.
         grad_logp, grad_entropy, grad_lse: [...], upstream gradients in the dtype of the statistics.
-        out: contiguous, like logits; where to write. Default: fresh memory.
+        out: contiguous, like logits; where to write. Default: memory of its own.
     """
     check_inputs(logits, tokens, temperature, mask)
     if out is None:
-        out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-        if not out.is_cuda and out.nbytes >= _HUGE_PAGE_BYTES:
-            _core.advise_huge_pages(begin=out.data_ptr(), bytes=out.nbytes)
+        out = _empty_gradient(logits)
     elif (out.shape, out.dtype, out.device) != (logits.shape, logits.dtype, logits.device):
         raise ValueError(
             f"out: expected the logits' {list(logits.shape)} {_name(logits.dtype)} on "
@@ -183,6 +182,15 @@ def token_stats_backward(
             **_launch_arguments(logits),
         )
     return out
+
+
+def _empty_gradient(logits: Tensor) -> Tensor:
+    """Contiguous, of the logits' shape; on a CPU in memory that the last gradient left, if any."""
+    nbytes = logits.numel() * logits.itemsize
+    if logits.is_cuda or nbytes < _KEPT_BYTES or not sys.platform.startswith("linux"):
+        return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+    memory = _core.GradientMemory(bytes=nbytes)
+    return torch.frombuffer(memory, dtype=logits.dtype).view(logits.shape)
 
 
 def _name(dtype: torch.dtype) -> str:
