@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, get_args, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -20,17 +20,26 @@ from entropy_ext.recipes.types import (
 )
 from entropy_ext.rl.advantages import Singleton, group_zscore
 from entropy_ext.rl.aggregate import Aggregation, check_aggregation, count
-from entropy_ext.rl.checks import check_bound
-from entropy_ext.rl.losses import TokenLoss, ppo_clip
+from entropy_ext.rl.checks import check_bound, check_choice
+from entropy_ext.rl.losses import KLEstimator, TokenLoss, kl_penalty, ppo_clip
 from entropy_ext.rl.rollout import Rollout
 
 __all__ = ["Recipe"]
 
 
+@runtime_checkable
+class Stateful(Protocol):
+    """A part of a recipe that changes while training, such as a controller."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None: ...
+
+
 class Recipe:
     """Group Relative Policy Optimization, and the base of all recipes.
 
-    L = max(−A·ρ, −A·clip(ρ, 1 − clip_low, 1 + clip_high)) − entropy_coef·H,
+    L = max(−A·ρ, −A·clip(ρ, 1 − clip_low, 1 + clip_high)) + kl_coef·KL − entropy_coef·H,
     A = (r − mean_g r)/(std_g r + eps), averaged over each response and then over responses.
 
     A training step calls the hooks in this order:
@@ -44,6 +53,9 @@ class Recipe:
        the rollout, targets and plan, `plan.aggregate`, backward.
     5. `after_step`, whose requests the harness carries out.
 
+    A recipe extends `prepare` and `token_loss`, which start from super()'s; every other hook it
+    replaces, the policy's own loss in `policy_loss`. `compose` relies on that.
+
     `statistics` says which `stats` `prepare` is given: those of the policy being trained over the
     whole mini-batch ("minibatch": costs another forward pass when there are several
     micro-batches), those recorded with old_logp ("rollout"), or None ("micro": the recipe needs
@@ -51,15 +63,17 @@ class Recipe:
 
     Follows verl's convention for the details that DeepSeekMath (arXiv 2402.03300, eq. 3 and
     section 4.1.2) leaves open: unbiased standard deviation, eps 1e-6 added to it, log-ratio
-    clamped to ±20. The paper's KL penalty (0.04) is left out, and it takes one optimizer step per
-    rollout of 64 responses per prompt; a response alone in its group gets 0, in verl its reward
-    (singleton="reward").
+    clamped to ±20. The paper's KL penalty (kl_coef=0.04) is left out, and it takes one optimizer
+    step per rollout of 64 responses per prompt; a response alone in its group gets 0, in verl its
+    reward (singleton="reward").
 
     Args:
         clip_low: the ratio may fall to 1 − clip_low.
         clip_high: the ratio may rise to 1 + clip_high.
         dual_clip: bound c > 1 on the ratio where the advantage is negative, or None.
         entropy_coef: weight of the entropy bonus.
+        kl_coef: weight of the penalty on the divergence from the reference.
+        kl_estimator: see `rl.losses.kl_penalty`.
         aggregation: see `rl.aggregate`; None takes the recipe's own.
         eps: added to the group's standard deviation.
         singleton: advantage of a response alone in its group: "zero" or its "reward".
@@ -71,7 +85,7 @@ class Recipe:
     name: ClassVar[str] = "grpo"
     paper: ClassVar[str] = "arXiv 2402.03300"
     needs: frozenset[str] = frozenset()
-    """optional Rollout fields that must be there"""
+    """optional Rollout fields that must be there; options may add to them"""
     statistics: Statistics = "micro"
     whole_sequences: bool = False
     """micro-batches must not split a sequence; an aggregation by sequence means implies it"""
@@ -89,6 +103,8 @@ class Recipe:
         clip_high: float = 0.2,
         dual_clip: float | None = None,
         entropy_coef: float = 0.0,
+        kl_coef: float = 0.0,
+        kl_estimator: KLEstimator = "k3",
         aggregation: Aggregation | None = None,
         eps: float = 1e-6,
         singleton: Singleton = "zero",
@@ -103,7 +119,13 @@ class Recipe:
         self.clip_low = clip_low
         self.clip_high = clip_high
         self.dual_clip = dual_clip
+        check_bound("kl_coef", kl_coef, at_least=0)
+        check_choice("kl_estimator", kl_estimator, get_args(KLEstimator))
         self.entropy_coef = entropy_coef
+        self.kl_coef = kl_coef
+        self.kl_estimator: KLEstimator = kl_estimator
+        if kl_coef > 0:
+            self.needs = self.needs | {"ref_logp"}
         self.eps = eps
         self.singleton: Singleton = singleton
         if aggregation is not None:
@@ -125,7 +147,10 @@ class Recipe:
         return rollout.rewards
 
     def keep(self, rollout: Rollout) -> Tensor:
-        """[B] bool: the responses to learn from; whole groups stay or go. Here: all."""
+        """[B] bool: the responses to learn from; `targets` sees no others. Here: all.
+
+        Whole groups stay or go, unless the advantages do not look at the group.
+        """
         return torch.ones_like(rollout.prompt, dtype=torch.bool)
 
     def targets(self, rollout: Rollout) -> Targets:
@@ -164,15 +189,14 @@ class Recipe:
         if group is not None:
             dist.all_reduce(normalizer, group=group)
             normalizer = normalizer / dist.get_world_size(group)
-        coefficients = {}
-        if self.entropy_coef != 0:
-            # torch.full, for a tensor made from a host number would wait for the device.
-            coefficients["entropy"] = torch.full(
-                (),
-                self.entropy_coef,
-                dtype=rollout.old_logp.dtype,
-                device=rollout.old_logp.device,
-            )
+        like = rollout.old_logp
+        weights = {"entropy": self.entropy_coef, "kl": self.kl_coef}
+        # torch.full, for a tensor made from a host number would wait for the device.
+        coefficients = {
+            name: torch.full((), weight, dtype=like.dtype, device=like.device)
+            for name, weight in weights.items()
+            if weight != 0
+        }
         return Plan(
             mask=rollout.mask,
             aggregation=self.aggregation,
@@ -184,8 +208,34 @@ class Recipe:
     def token_loss(
         self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
     ) -> TokenLoss:
-        """The loss of every token [B, T]: pure, differentiable in stats' logp, entropy and lse."""
-        loss, metrics = ppo_clip(
+        """The loss of every token [B, T]: pure, differentiable in stats' logp, entropy and lse.
+
+        Here: the policy loss with the plan's weights, the KL penalty and the entropy bonus.
+        """
+        loss, metrics = self.policy_loss(stats, rollout, targets, plan)
+        if plan.weights is not None:
+            loss = torch.where(plan.mask, loss * plan.weights, 0.0)
+        if "kl" in plan.coefficients:
+            assert rollout.ref_logp is not None
+            kl, seen = kl_penalty(
+                stats.logp,
+                rollout.ref_logp,
+                plan.mask,
+                estimator=self.kl_estimator,
+                old_logp=rollout.old_logp if self.kl_estimator == "unbiased" else None,
+            )
+            loss = loss + plan.coefficients["kl"] * kl
+            metrics = {**metrics, **seen}
+        if "entropy" in plan.coefficients:
+            known = plan.mask & torch.isfinite(stats.entropy.detach())
+            loss = loss - plan.coefficients["entropy"] * torch.where(known, stats.entropy, 0.0)
+        return TokenLoss(loss, metrics)
+
+    def policy_loss(
+        self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
+    ) -> TokenLoss:
+        """What follows the advantages [B, T], before the plan's weights. Here: clipped."""
+        return ppo_clip(
             stats.logp,
             rollout.old_logp,
             targets.advantages,
@@ -194,12 +244,6 @@ class Recipe:
             clip_high=self.clip_high,
             dual_clip=self.dual_clip,
         )
-        if plan.weights is not None:
-            loss = torch.where(plan.mask, loss * plan.weights, 0.0)
-        if "entropy" in plan.coefficients:
-            known = plan.mask & torch.isfinite(stats.entropy.detach())
-            loss = loss - plan.coefficients["entropy"] * torch.where(known, stats.entropy, 0.0)
-        return TokenLoss(loss, metrics)
 
     def value_loss(self, values: Tensor, rollout: Rollout, targets: Targets) -> TokenLoss:
         """The loss of a value head's predictions [B, T]; only for recipes that need "values"."""
@@ -210,13 +254,24 @@ class Recipe:
         return StepActions()
 
     def state_dict(self) -> dict[str, Any]:
-        """What must survive an interruption besides the constructor's arguments."""
-        return {}
+        """What must survive an interruption besides the constructor's arguments.
+
+        That is the state of each attribute that has one, by its name.
+        """
+        return {name: part.state_dict() for name, part in self._stateful().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        if state:
-            raise ValueError(f"recipe {self.name} keeps no state, got {', '.join(sorted(state))}")
+        parts = self._stateful()
+        if set(state) != set(parts):
+            expected = ", ".join(sorted(parts)) or "none"
+            got = ", ".join(sorted(state)) or "none"
+            raise ValueError(f"recipe {self.name}: expected the state of {expected}, got {got}")
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+
+    def _stateful(self) -> dict[str, Stateful]:
+        return {name: part for name, part in vars(self).items() if isinstance(part, Stateful)}
 
     def check(self, rollout: Rollout) -> None:
         """Raise ValueError if the rollout lacks a field that this recipe needs."""

@@ -86,6 +86,10 @@ class Plan:
             tokens={name: value[index] for name, value in self.tokens.items()},
         )
 
+    def weighted(self, weights: Tensor) -> Plan:
+        """The same with each token's policy loss multiplied by `weights` [B, T] as well."""
+        return replace(self, weights=weights if self.weights is None else self.weights * weights)
+
     def aggregate(self, loss: Tensor) -> Tensor:
         """This micro-batch's share of the mini-batch's loss; the shares add up. 0-d."""
         return aggregate(

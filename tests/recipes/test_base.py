@@ -216,7 +216,7 @@ def test_neutral_hooks():
     assert recipe.keep(rollout).all()
     assert recipe.after_step({"reward": 1.0}) == StepActions(False, False)
     recipe.load_state_dict(recipe.state_dict())
-    with pytest.raises(ValueError, match="recipe grpo keeps no state, got integral"):
+    with pytest.raises(ValueError, match="recipe grpo: expected the state of none, got integral"):
         recipe.load_state_dict({"integral": 1.0})
     with pytest.raises(NotImplementedError, match="recipe grpo has no value function"):
         recipe.value_loss(rollout.old_logp, rollout, recipe.targets(rollout))
