@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 
 from entropy_ext.rl.checks import check_bound
-from entropy_ext.rl.losses.token_loss import TokenLoss, check_loss_inputs, log_ratio
+from entropy_ext.rl.losses.token_loss import (
+    TokenLoss,
+    check_loss_inputs,
+    log_ratio,
+    ratio_metrics,
+)
 
 __all__ = ["ppo_clip"]
 
@@ -73,13 +78,10 @@ def ppo_clip(
         bounded = torch.where(held_dual, dual_clip, bounded)
     loss = torch.where(mask, -gain * bounded, 0.0)
 
-    fixed = log_rho.detach()
     metrics = {
-        "tokens": mask.sum(),
+        **ratio_metrics(log_rho, mask, nonfinite),
         "clip_low": held_low.sum(),
         "clip_high": held_high.sum(),
         "dual_clip": held_dual.sum(),
-        "kl_old": (fixed.expm1() - fixed).sum(),
-        "nonfinite_logp": nonfinite.sum(),
     }
     return TokenLoss(loss, metrics)

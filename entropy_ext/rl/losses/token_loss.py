@@ -9,7 +9,7 @@ from torch import Tensor
 
 from entropy_ext.rl.checks import check_tensor
 
-__all__ = ["TokenLoss", "check_loss_inputs", "log_ratio"]
+__all__ = ["TokenLoss", "check_loss_inputs", "log_ratio", "ratio_metrics"]
 
 
 class TokenLoss(NamedTuple):
@@ -51,3 +51,19 @@ def check_loss_inputs(logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: 
     check_tensor("old_logp", old_logp, shape=logp.shape, floating=True)
     check_tensor("advantages", advantages, shape=logp.shape, floating=True)
     check_tensor("mask", mask, shape=logp.shape, dtype=torch.bool)
+
+
+def ratio_metrics(log_rho: Tensor, mask: Tensor, nonfinite: Tensor) -> dict[str, Tensor]:
+    """What every loss reports: tokens, kl_old (Σ ρ − 1 − ln ρ, nats) and nonfinite_logp (tokens).
+
+    Args:
+        log_rho: [B, T], the log-ratio; 0 off the mask.
+        mask: [B, T] bool.
+        nonfinite: [B, T] bool, as `log_ratio` returned it.
+    """
+    fixed = log_rho.detach()
+    return {
+        "tokens": mask.sum(),
+        "kl_old": (fixed.expm1() - fixed).sum(),
+        "nonfinite_logp": nonfinite.sum(),
+    }
