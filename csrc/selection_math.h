@@ -104,4 +104,184 @@ ENTROPY_INLINE int64_t select_count(SelectCount rule, double fraction, int64_t v
   return k < candidates ? k : candidates;
 }
 
+// Strict bounds; an infinite one binds nothing, not even its own value. NaN is never within.
+ENTROPY_INLINE bool within(double value, double low, double high) {
+  return value == value && (value > low || low == -INFINITY) &&
+         (value < high || high == INFINITY);
+}
+
+// The keys of a selection, smallest chosen first: a value key, and where it is equal an id key.
+struct SelectKeys {
+  int value_bits;
+  int id_bits;  // 0: ties are not broken
+
+  ENTROPY_INLINE SelectKeys(Dtype dtype, SelectOrder order, SelectCount rule, int64_t count,
+                            bool has_ids)
+      : value_bits(order == SelectOrder::kLargest && dtype == Dtype::kFloat32 ? 32 : 64),
+        id_bits(0) {
+    if (order == SelectOrder::kRandom || rule == SelectCount::kQuantile) return;
+    if (has_ids) {
+      id_bits = 64;
+    } else {
+      while (id_bits < 63 && ((count - 1) >> id_bits) > 0) ++id_bits;
+    }
+  }
+
+  ENTROPY_INLINE explicit SelectKeys(const TokenSelect& params)
+      : SelectKeys(params.dtype, params.order, params.rule, params.count,
+                   params.token_ids != nullptr) {}
+
+  ENTROPY_INLINE int value_passes() const { return (value_bits + kDigitBits - 1) / kDigitBits; }
+  ENTROPY_INLINE int passes() const {
+    return value_passes() + (id_bits + kDigitBits - 1) / kDigitBits;
+  }
+  // Bits to the right of the first `digits` digits.
+  ENTROPY_INLINE int value_rest(int64_t digits) const { return rest(value_bits, digits); }
+  ENTROPY_INLINE int id_rest(int64_t digits) const {
+    return rest(id_bits, digits - value_passes());
+  }
+
+  // Digit number `digit` (from 0) of the token.
+  ENTROPY_INLINE int digit(int digit, uint64_t value_key, uint64_t id_key) const {
+    const bool of_value = digit < value_passes();
+    const uint64_t key = of_value ? value_key : id_key;
+    const int before = of_value ? value_rest(digit) : id_rest(digit);
+    const int after = of_value ? value_rest(digit + 1) : id_rest(digit + 1);
+    const uint64_t last = (uint64_t{1} << (before - after)) - 1;
+    return static_cast<int>(key >> after & last);
+  }
+
+  // Below the threshold so far: −1, chosen; in agreement: 0; above it: 1.
+  ENTROPY_INLINE int compare(const SelectState& state, uint64_t value_key, uint64_t id_key) const {
+    if (state.digits == 0) return 0;
+    const uint64_t value = value_key >> value_rest(state.digits);
+    if (value != state.value) return value < state.value ? -1 : 1;
+    if (state.digits <= value_passes()) return 0;
+    const uint64_t id = id_key >> id_rest(state.digits);
+    return id == state.id ? 0 : id < state.id ? -1 : 1;
+  }
+
+ private:
+  ENTROPY_INLINE static int rest(int bits, int64_t digits) {
+    if (digits <= 0) return bits;
+    return digits * kDigitBits < bits ? bits - static_cast<int>(digits) * kDigitBits : 0;
+  }
+};
+
+inline int select_passes(Dtype dtype, SelectOrder order, SelectCount rule, int64_t count,
+                         bool has_ids) {
+  return SelectKeys(dtype, order, rule, count, has_ids).passes();
+}
+
+// Value keys of kLargest, and id keys: those of positions need no sign.
+ENTROPY_INLINE uint64_t descending_key(float x) { return static_cast<uint32_t>(~ordered_key(x)); }
+ENTROPY_INLINE uint64_t descending_key(double x) { return ~ordered_key(x); }
+ENTROPY_INLINE uint64_t id_key(const int64_t* token_ids, int64_t position) {
+  return token_ids == nullptr ? static_cast<uint64_t>(position)
+                              : static_cast<uint64_t>(token_ids[position]) ^ (uint64_t{1} << 63);
+}
+
+// What is sought once pass 0 has counted: all candidates, or fewer.
+ENTROPY_INLINE SelectState first_state(SelectCount rule, double fraction, int64_t valid,
+                                       int64_t candidates) {
+  SelectState state{};
+  state.need = select_count(rule, fraction, valid, candidates);
+  state.resolved = state.need == candidates ? 1 : 0;
+  return state;
+}
+
+// The state after one more digit of the threshold: `below` of those in agreement have a smaller one
+// and `inside` the same, with below < need ≤ below + inside.
+ENTROPY_INLINE SelectState next_state(const SelectState& state, const SelectKeys& keys, int digit,
+                                      int64_t below, int64_t inside) {
+  SelectState next = state;
+  const bool of_value = state.digits < keys.value_passes();
+  const int bits = of_value ? keys.value_rest(state.digits) - keys.value_rest(state.digits + 1)
+                            : keys.id_rest(state.digits) - keys.id_rest(state.digits + 1);
+  uint64_t& prefix = of_value ? next.value : next.id;
+  prefix = prefix << bits | static_cast<uint64_t>(digit);
+  next.need = state.need - below;
+  next.digits = state.digits + 1;
+  next.resolved = next.need == inside || next.digits == keys.passes() ? 1 : 0;
+  return next;
+}
+
+// Where the PPO clip binds, told from the logarithm of the ratio: no exponential, no rounding of it.
+// 1 + high beyond e^20, or 1 − low below e^−20, is never reached, for the log-ratio is clamped there.
+struct ClipRange {
+  double above;
+  double below;
+
+  ENTROPY_INLINE ClipRange(double low, double high)
+      : above(log1p(high)), below(low < 1.0 ? log1p(-low) : -INFINITY) {}
+
+  ENTROPY_INLINE bool binds(double log_ratio, double advantage) const {
+    return (advantage > 0.0 && at_most(log_ratio, 20.0) > above) ||
+           (advantage < 0.0 && at_least(log_ratio, -20.0) < below);
+  }
+};
+
+// Ω = −(first-order change of the entropy) per unit step, of which the weight takes the size, on
+// double or on a vector of doubles; `exponential` is e^x for them.
+//
+// kCode clamps both probabilities as the authors' code does; the others clamp the log-ratio, as the
+// losses do, so that a finite input never overflows.
+template <class Number, class Exponential>
+ENTROPY_INLINE Number steer_change(SteerForm form, const Exponential& exponential, Number logp,
+                                   Number old_logp, Number entropy, Number advantage,
+                                   Number collision, Number collision_logp) {
+  const Number zero = Number{};
+  if (form == SteerForm::kCode) {
+    constexpr double kLogTiny = -18.420680743952367;  // ln 1e-8
+    constexpr double kLogNearOne = -1.0000000050000000e-08;  // ln(1 − 1e-8)
+    const Number log_x = at_most(at_least(logp, zero + kLogTiny), zero + kLogNearOne);
+    const Number log_old = at_most(at_least(old_logp, zero + kLogTiny), zero);
+    return advantage * exponential(log_x - log_old) * (1.0 - exponential(log_x)) *
+           (log_x + entropy);
+  }
+  const Number log_ratio = at_most(at_least(logp - old_logp, zero - 20.0), zero + 20.0);
+  const Number step = advantage * exponential(log_ratio);
+  const Number p = exponential(logp);
+  const Number sensitivity = p * (logp + entropy);
+  if (form == SteerForm::kOwnLogit) return step * sensitivity * (1.0 - p);
+  return step * (sensitivity - (collision_logp + entropy * collision));
+}
+
+// The map from M = |Ω| to the weight, from the range that the first launch found.
+struct SteerMap {
+  bool linear;
+  double slope;  // weight = slope·M + offset or e^(slope·M), clamped to [low, high]
+  double offset;
+  double low;
+  double high;
+
+  ENTROPY_INLINE explicit SteerMap(const SteerWeights& params)
+      : linear(params.map == WeightMap::kLinear),
+        slope(0.0),
+        offset(0.0),
+        low(params.lambda_min),
+        high(linear ? params.lambda_max : 1.0) {
+    const int64_t least_bits = INT64_MAX - params.range[1];
+    double greatest;
+    double least;
+    memcpy(&greatest, &params.range[0], sizeof(greatest));
+    memcpy(&least, &least_bits, sizeof(least));
+    if (!linear) {
+      const double scale = greatest > params.floor ? greatest : params.floor;
+      if (scale > 0.0) slope = log(params.lambda_min) / scale;
+    } else if (greatest > least) {
+      slope = -(high - low) / (greatest - least);
+      offset = fused(-slope, least, high);
+    } else {
+      offset = 0.5 * (low + high);
+    }
+  }
+
+  template <class Number, class Exponential>
+  ENTROPY_INLINE Number operator()(const Exponential& exponential, Number size) const {
+    const Number weight = linear ? size * slope + offset : exponential(size * slope);
+    return at_most(at_least(weight, Number{} + low), Number{} + high);
+  }
+};
+
 }  // namespace entropy_ext

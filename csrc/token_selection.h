@@ -82,7 +82,8 @@ enum class SelectOrder : int {
 // Radix selection on order-preserving keys, kDigitBits at a time: pass d counts, among the
 // candidates that agree with the threshold so far, the values of digit d; the next pass (or the
 // mark) finds in those counts which digit the threshold has. Candidates are valid tokens whose
-// value is not NaN, low < value < high, and that are not excluded.
+// value is within() low and high, and that are not excluded. states[d + 1] is what pass d found; the
+// next pass or the mark writes it, for the counts may have been summed over ranks in between.
 //
 // Counts are integers, so their order of addition is free: they may be summed over blocks, threads
 // and, between passes, over ranks.
@@ -118,12 +119,13 @@ struct TokenSelect {
   bool* selected;            // [count], written by the mark
 };
 
-// Passes of a selection: digits of the value key, then of the id key where ties are broken by it.
-// A function of its arguments, so that all ranks agree.
-int select_passes(Dtype dtype, SelectOrder order, SelectCount rule, int64_t count, bool has_ids);
+// Passes of a selection, digits of the value key and then of the id key where ties are broken by
+// it, are counted by select_passes() of selection_math.h: a function of dtype, order, rule and,
+// without ids, count, so that all ranks agree.
 
 // First-order change of the entropy per unit step along ρ·A·(e_token − p) on the scaled logits z/τ:
-// −ρ·A·(S − Σ p²(ln p + H)), S = p(ln p + H) of the token. 0 where not valid.
+// −ρ·A·(S − Σ p²(ln p + H)), S = p(ln p + H) of the token, 0 for p = 0. 0 in a masked row, which is
+// told by its collision: 0 there, and at least 1/V elsewhere.
 struct EntropyChange {
   Dtype dtype;
   int64_t count;
@@ -139,7 +141,9 @@ struct EntropyChange {
 enum class SteerForm : int { kCode = 0, kOwnLogit = 1, kExact = 2 };
 enum class WeightMap : int { kExp = 0, kLinear = 1 };
 
-// Two launches: the first finds the range of |Ω| over the valid tokens, the second maps |Ω| to weights.
+// Two launches: the first finds the range of |Ω| over the valid tokens, the second maps |Ω| to
+// weights, 0 where not valid. Where an input that the form reads is not finite, on CUDA, the weight
+// is NaN and the range does without it.
 // A number that is not negative has the order of its bits, so the range is kept as integers, for
 // which a maximum may be taken in any order, over threads and over ranks.
 struct SteerWeights {
@@ -161,8 +165,8 @@ struct SteerWeights {
   void* weights;               // Real [count], written
 };
 
-// The CPU functions; those that return a position return the first valid token whose logp or
-// advantage is not finite, or −1.
+// The CPU functions; those that return a position return the first valid token with an input that is
+// not finite, or −1.
 int64_t token_moments_cpu(const TokenMoments& params, int threads);
 void merge_moments_cpu(const MergeMoments& params);
 void token_covariance_cpu(const TokenCovariance& params, int threads);
