@@ -95,6 +95,8 @@ class Recipe:
     epochs: int = 1
     """passes over a rollout"""
     sampling: Sampling = Sampling()
+    value_pretraining: int = 0
+    """steps that train the value head alone on its returns, the policy fixed, before all others"""
 
     def __init__(
         self,
@@ -153,8 +155,13 @@ class Recipe:
         """
         return torch.ones_like(rollout.prompt, dtype=torch.bool)
 
-    def targets(self, rollout: Rollout) -> Targets:
-        """Advantages, and returns for a value head, from shaped rewards."""
+    def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
+        """Advantages, and returns for a value head, from shaped rewards.
+
+        Args:
+            rollout: all of it, or this rank's part with every group of responses whole.
+            group: ranks that hold the other parts; for statistics over the whole rollout.
+        """
         self.check(rollout)
         return Targets(
             group_zscore(
@@ -272,6 +279,13 @@ class Recipe:
 
     def _stateful(self) -> dict[str, Stateful]:
         return {name: part for name, part in vars(self).items() if isinstance(part, Stateful)}
+
+    @classmethod
+    def refuse(cls, options: Mapping[str, Any], *names: str) -> None:
+        """Raise TypeError if an argument was given that this recipe's loss does not read."""
+        for name in names:
+            if name in options:
+                raise TypeError(f"recipe {cls.name} has no {name}")
 
     def check(self, rollout: Rollout) -> None:
         """Raise ValueError if the rollout lacks a field that this recipe needs."""

@@ -86,5 +86,4 @@ class Dapo(Recipe):
         self.check(rollout)
         # On correctness, not on the reward: the penalty would give an all-right group a spread.
         groups = Groups(rollout.prompt)
-        right = groups.sum(cast(Tensor, rollout.correct).to(rollout.rewards.dtype))
-        return ((right > 0) & (right < groups.size)) | (groups.size == 1)
+        return groups.varies(cast(Tensor, rollout.correct)) | (groups.size == 1)

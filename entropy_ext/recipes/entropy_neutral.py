@@ -1,0 +1,106 @@
+"""Entropy-neutral policy gradient: the update that does not, to first order, change the entropy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+
+from entropy_ext import TokenStats
+from entropy_ext.recipes.base import Recipe
+from entropy_ext.recipes.types import Plan, Statistics, Targets
+from entropy_ext.rl.advantages.entropy_neutral import entropy_neutral, step_size_squared
+from entropy_ext.rl.aggregate import Aggregation
+from entropy_ext.rl.checks import check_bound
+from entropy_ext.rl.losses import TokenLoss, log_ratio, ppo_clip
+from entropy_ext.rl.rollout import Rollout
+from entropy_ext.token_selection import entropy_change
+
+__all__ = ["EntropyNeutral"]
+
+
+class EntropyNeutral(Recipe):
+    """Advantages projected on those whose first-order change of the batch's entropy is `target`.
+
+    A′ = A − κ·c/(‖1[a] − p‖² + damping), where c is each token's exact first-order entropy change
+    per unit advantage and κ makes Σ c A′ what it should be; the loss is GRPO's with A′, averaged
+    over tokens.
+
+    Our own, an answer to the survey's open question whether there is an objective that does not
+    lower the entropy. Derivation: docs/derivations.md, section 5. What it counts is each token's own
+    effect on its own distribution; a network's shared parameters carry a step to other states too,
+    so there the entropy is slowed rather than held.
+
+    Args:
+        strength: 0 is GRPO with a token mean, 1 enforces the target.
+        target: wanted entropy change per token and unit step on the logits, nats; positive raises.
+        damping: see `rl.advantages.entropy_neutral`.
+        options: the remaining arguments of `Recipe`.
+    """
+
+    name: ClassVar[str] = "entropy_neutral"
+    paper: ClassVar[str] = "none: docs/derivations.md, section 5"
+    statistics: Statistics = "minibatch"
+    extras: bool = True
+    aggregation: Aggregation = "token-mean"
+
+    def __init__(
+        self,
+        *,
+        strength: float = 1.0,
+        target: float = 0.0,
+        damping: float = 1e-3,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        check_bound("strength", strength, at_least=0, at_most=1)
+        check_bound("damping", damping, above=0)
+        self.strength = strength
+        self.target = target
+        self.damping = damping
+
+    @torch.no_grad()
+    def prepare(
+        self,
+        stats: TokenStats | None,
+        rollout: Rollout,
+        targets: Targets,
+        *,
+        group: dist.ProcessGroup | None = None,
+    ) -> Plan:
+        """The base's plan, and the projected advantages."""
+        plan = super().prepare(stats, rollout, targets, group=group)
+        assert stats is not None and stats.collision is not None
+        advantages = targets.advantages
+        log_rho, _ = log_ratio(stats.logp, rollout.old_logp, plan.mask)
+        ratio = log_rho.exp()
+        # Where the clip acts, no gradient flows: such a token neither moves the entropy nor helps.
+        moving = torch.where(advantages > 0, ratio <= 1 + self.clip_high, ratio >= 1 - self.clip_low)
+        change = entropy_change(stats, torch.ones_like(advantages), ratio=ratio)
+        projected = entropy_neutral(
+            advantages,
+            torch.where(plan.mask & moving & torch.isfinite(change), change, 0.0),
+            ratio.square() * step_size_squared(stats.logp, stats.collision),
+            plan.mask,
+            strength=self.strength,
+            target=self.target,
+            damping=self.damping,
+            group=group,
+        )
+        return replace(plan, tokens={**plan.tokens, "advantages": projected})
+
+    def policy_loss(
+        self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
+    ) -> TokenLoss:
+        """GRPO's, with the plan's advantages."""
+        return ppo_clip(
+            stats.logp,
+            rollout.old_logp,
+            plan.tokens["advantages"],
+            plan.mask,
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+            dual_clip=self.dual_clip,
+        )
