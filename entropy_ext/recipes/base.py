@@ -87,6 +87,8 @@ class Recipe:
     needs: frozenset[str] = frozenset()
     """optional Rollout fields that must be there; options may add to them"""
     statistics: Statistics = "micro"
+    extras: bool = False
+    """the statistics that `prepare` is given must carry the extras (collision, …)"""
     whole_sequences: bool = False
     """micro-batches must not split a sequence; an aggregation by sequence means implies it"""
     aggregation: Aggregation = "seq-mean-token-mean"
