@@ -65,6 +65,14 @@ class Groups:
         top = torch.where(torch.isfinite(top), top, 0.0)
         return top + self.sum((values - top).exp()).log()
 
+    def rank(self, values: Tensor) -> Tensor:
+        """[B] int64: the place among the group from 0, the smallest; ties in order of position."""
+        by_value = torch.argsort(values, stable=True)
+        order = by_value.gather(0, torch.argsort(self._segment.gather(0, by_value), stable=True))
+        position = torch.arange(len(order), device=order.device)
+        place = torch.empty_like(order).scatter_(0, order, position)
+        return place - self._first.gather(0, self._segment)
+
     def varies(self, values: Tensor) -> Tensor:
         """[B] bool: whether the members of the group differ in `values`, [B] of any dtype."""
         return self.sum((values != self.first(values)).to(torch.float32)) > 0

@@ -66,6 +66,18 @@ def test_a_group_varies_if_any_member_differs():
     assert not groups.varies(torch.full((5,), 0.1)).any()
 
 
+def test_rank_counts_within_the_group():
+    """Catches ranks over the whole batch, and an unstable sort deciding ties."""
+    prompt = torch.tensor([7, -3, 7, 7, -3, 7, 9])
+    values = torch.tensor([0.5, 2.0, -1.0, 0.5, 1.0, -torch.inf, 3.0])
+    assert Groups(prompt).rank(values).tolist() == [2, 1, 1, 3, 0, 0, 0]
+    many = torch.randint(0, 9, (200,), generator=torch.Generator().manual_seed(2))
+    drawn = torch.randn(200, generator=torch.Generator().manual_seed(3))
+    ranks = Groups(many).rank(drawn)
+    for i in range(200):
+        assert ranks[i] == (drawn[many == many[i]] < drawn[i]).sum()
+
+
 def test_empty_batch():
     groups = Groups(torch.zeros(0, dtype=torch.int64))
     assert groups.centred(torch.zeros(0)).tolist() == []
