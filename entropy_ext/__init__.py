@@ -1,6 +1,29 @@
-"""Token log-probability and entropy in one pass over vocabulary logits, for LLM RL."""
+"""Token log-probability, entropy and selection over vocabulary logits, for LLM RL."""
 
 from entropy_ext.backend import backend_info
+from entropy_ext.policy_stats import PolicyStats, policy_stats
+from entropy_ext.token_selection import (
+    CovarianceMoments,
+    clip_cov,
+    covariance,
+    entropy_change,
+    kl_cov,
+    steer_weights,
+    top_entropy,
+)
 from entropy_ext.token_stats import TokenStats, token_stats
 
-__all__ = ["TokenStats", "backend_info", "token_stats"]
+__all__ = [
+    "CovarianceMoments",
+    "PolicyStats",
+    "TokenStats",
+    "backend_info",
+    "clip_cov",
+    "covariance",
+    "entropy_change",
+    "kl_cov",
+    "policy_stats",
+    "steer_weights",
+    "token_stats",
+    "top_entropy",
+]

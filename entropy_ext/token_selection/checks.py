@@ -1,0 +1,103 @@
+"""Argument checks of the token functions. They look at no tensor's values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_choice", "check_fraction", "check_number", "check_tokens", "seed_tensor"]
+
+
+def check_tokens(
+    values: dict[str, Tensor | None],
+    *,
+    mask: Tensor | None = None,
+    flags: dict[str, Tensor | None] | None = None,
+    token_ids: Tensor | None = None,
+) -> None:
+    """Raise unless all tensors have the shape and device of the first value.
+
+    Args:
+        values: by name; float32 or float64, all alike. The first is not None.
+        mask: bool or None.
+        flags: by name; bool or None.
+        token_ids: int64 or None.
+
+    Raises:
+        TypeError: not a tensor, or the wrong dtype.
+        ValueError: the wrong shape or device.
+    """
+    first, like = next(iter(values.items()))
+    if not isinstance(like, Tensor):
+        raise TypeError(f"{first}: expected a tensor, got {type(like).__name__}")
+    if like.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{first}: expected float32 or float64, got {_name(like.dtype)}")
+    wanted = [(name, value, like.dtype) for name, value in values.items()]
+    wanted += [(name, value, torch.bool) for name, value in {"mask": mask, **(flags or {})}.items()]
+    wanted.append(("token_ids", token_ids, torch.int64))
+    for name, value, dtype in wanted:
+        if value is None:
+            continue
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+        if value.dtype != dtype:
+            of = f", the dtype of {first}" if dtype == like.dtype else ""
+            raise TypeError(f"{name}: expected {_name(dtype)}{of}, got {_name(value.dtype)}")
+        if value.shape != like.shape:
+            raise ValueError(
+                f"{name}: expected shape {list(like.shape)}, that of {first}, "
+                f"got {list(value.shape)}"
+            )
+        if value.device != like.device:
+            raise ValueError(f"{name}: expected device {like.device}, got {value.device}")
+
+
+def check_fraction(fraction: float) -> None:
+    """Raise ValueError unless 0 ≤ fraction ≤ 1."""
+    if not 0.0 <= fraction <= 1.0:
+        raise ValueError(f"fraction: expected a number in [0, 1], got {fraction}")
+
+
+def check_number(
+    name: str, value: float, *, at_least: float = -math.inf, at_most: float = math.inf
+) -> None:
+    """Raise ValueError unless at_least ≤ value ≤ at_most and value is finite."""
+    if not (at_least <= value <= at_most and math.isfinite(value)):
+        raise ValueError(
+            f"{name}: expected a finite number in [{at_least:g}, {at_most:g}], got {value}"
+        )
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Raise ValueError unless value is one of the choices."""
+    choices = tuple(choices)
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+
+
+def seed_tensor(seed: int | Tensor, device: torch.device) -> Tensor:
+    """The seed as a 0-d int64 tensor on the device, without waiting for it.
+
+    Raises:
+        TypeError, ValueError: not an int nor a 0-d int64 tensor on that device.
+    """
+    if isinstance(seed, int):
+        # A product, for torch.compile then takes the number as an input; torch.full would make it
+        # a constant of the graph, compiled anew for every seed.
+        return torch.ones((), dtype=torch.int64, device=device) * seed
+    if not isinstance(seed, Tensor):
+        raise TypeError(f"seed: expected an int or a tensor, got {type(seed).__name__}")
+    if seed.dtype != torch.int64:
+        raise TypeError(f"seed: expected int64, got {_name(seed.dtype)}")
+    if seed.ndim != 0:
+        raise ValueError(f"seed: expected a 0-dimensional tensor, got shape {list(seed.shape)}")
+    if seed.device != device:
+        raise ValueError(f"seed: expected device {device}, got {seed.device}")
+    return seed
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,164 @@
+"""Clip-Cov, KL-Cov and the high-entropy tokens: which tokens of a batch are chosen."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.distributed as dist
+from torch import Tensor
+
+from entropy_ext.token_selection.checks import (
+    check_choice,
+    check_fraction,
+    check_tokens,
+    seed_tensor,
+)
+
+__all__ = ["clip_cov", "kl_cov", "top_entropy"]
+
+
+def clip_cov(
+    cov: Tensor,
+    mask: Tensor | None,
+    *,
+    fraction: float = 2e-4,
+    bounds: tuple[float, float] = (1.0, 5.0),
+    clipped: Tensor | None = None,
+    seed: int | Tensor,
+    token_ids: Tensor | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> Tensor:
+    """Clip-Cov's tokens: a few, at random, among those of high covariance.
+
+    max(⌊fraction·N⌋, 1) of the valid tokens with low < cov < high that are not clipped, uniformly
+    without replacement: those whose keys, a hash of (seed, token id), are the smallest. N counts
+    all valid tokens; where there are fewer candidates, all of them.
+
+    No gradient flows. "The Entropy Mechanism of Reinforcement Learning for Reasoning Language
+    Models" (arXiv 2505.22617, eq. 11); rounding and bounds as in the authors' code.
+
+    Args:
+        cov: [...] float32 or float64, from covariance().
+        mask: [...] bool, or None: all tokens are valid.
+        fraction: in [0, 1], of the valid tokens.
+        bounds: (low, high), both strict; an infinite one binds nothing.
+        clipped: [...] bool, tokens that the PPO clip holds already: not candidates.
+        seed: int or 0-d int64 tensor (which a CUDA graph may change between replays).
+        token_ids: [...] int64, unique over all ranks; None: positions in cov. Must be given with
+            group, and wherever the choice is to survive another order of the tokens.
+        group: process group whose ranks choose together; all must call.
+
+    Returns:
+        [...] bool, True where selected.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong dtype, shape, device or range; on the CPU
+            also NaN in a valid token (on CUDA such a token is not selected).
+    """
+    check_tokens({"cov": cov}, mask=mask, flags={"clipped": clipped}, token_ids=token_ids)
+    check_fraction(fraction)
+    _check_group(group, token_ids)
+    low, high = bounds
+    if not low < high:
+        raise ValueError(f"bounds: expected low < high, got {bounds}")
+    from entropy_ext import reference
+
+    return reference.clip_cov(
+        cov,
+        mask,
+        fraction=fraction,
+        bounds=bounds,
+        clipped=clipped,
+        seed=seed_tensor(seed, cov.device),
+        token_ids=token_ids,
+        group=group,
+    )
+
+
+def kl_cov(
+    cov: Tensor,
+    mask: Tensor | None,
+    *,
+    fraction: float = 2e-3,
+    token_ids: Tensor | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> Tensor:
+    """KL-Cov's tokens: those of the highest covariance.
+
+    The max(⌊fraction·N⌋, 1) valid tokens of greatest cov, whatever its sign; equal ones by token
+    id, ascending.
+
+    No gradient flows. "The Entropy Mechanism of Reinforcement Learning for Reasoning Language
+    Models" (arXiv 2505.22617, eq. 13); rounding as in the authors' code.
+
+    Args:
+        cov: [...] float32 or float64, from covariance().
+        mask: [...] bool, or None: all tokens are valid.
+        fraction: in [0, 1], of the valid tokens.
+        token_ids: [...] int64, unique over all ranks; None: positions in cov. Must be given with
+            group, and wherever ties are to survive another order of the tokens.
+        group: process group whose ranks choose together; all must call.
+
+    Returns:
+        [...] bool, True where selected.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong dtype, shape, device or range; on the CPU
+            also NaN in a valid token (on CUDA such a token is not selected).
+    """
+    check_tokens({"cov": cov}, mask=mask, token_ids=token_ids)
+    check_fraction(fraction)
+    _check_group(group, token_ids)
+    from entropy_ext import reference
+
+    return reference.kl_cov(cov, mask, fraction=fraction, token_ids=token_ids, group=group)
+
+
+def top_entropy(
+    entropy: Tensor,
+    mask: Tensor | None,
+    *,
+    fraction: float = 0.2,
+    rule: Literal["exact", "quantile"] = "exact",
+    token_ids: Tensor | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> Tensor:
+    """The tokens of highest entropy.
+
+    "exact", the paper's code: the max(⌊fraction·N + 0.9999⌋, 1) valid tokens of greatest entropy,
+    equal ones by token id, ascending. "quantile", TRL's top_entropy_quantile: all whose entropy is
+    at least the (1 − fraction)-quantile, which interpolates linearly; ties are all in.
+
+    No gradient flows. "Beyond the 80/20 Rule: High-Entropy Minority Tokens Drive Effective
+    Reinforcement Learning for LLM Reasoning" (arXiv 2506.01939, eq. 5).
+
+    Args:
+        entropy: [...] float32 or float64, nats.
+        mask: [...] bool, or None: all tokens are valid.
+        fraction: in [0, 1], of the valid tokens, that is kept.
+        rule: "exact" or "quantile".
+        token_ids: [...] int64, unique over all ranks; None: positions. Must be given with group,
+            and wherever ties are to survive another order of the tokens.
+        group: process group whose ranks choose together; all must call.
+
+    Returns:
+        [...] bool, True where selected.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong dtype, shape, device or range; on the CPU
+            also NaN in a valid token (on CUDA such a token is not selected).
+    """
+    check_tokens({"entropy": entropy}, mask=mask, token_ids=token_ids)
+    check_fraction(fraction)
+    check_choice("rule", rule, ("exact", "quantile"))
+    _check_group(group, token_ids)
+    from entropy_ext import reference
+
+    return reference.top_entropy(
+        entropy, mask, fraction=fraction, rule=rule, token_ids=token_ids, group=group
+    )
+
+
+def _check_group(group: dist.ProcessGroup | None, token_ids: Tensor | None) -> None:
+    if group is not None and token_ids is None:
+        raise ValueError("token_ids: expected ids that are unique over the group, got None")

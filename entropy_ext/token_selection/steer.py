@@ -1,0 +1,159 @@
+"""How much a token changes the entropy, and STEER's weights, which shrink with it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from entropy_ext.token_selection.checks import check_choice, check_number, check_tokens
+from entropy_ext.token_stats import TokenStats
+
+__all__ = ["entropy_change", "steer_weights"]
+
+
+def entropy_change(stats: TokenStats, advantages: Tensor, *, ratio: Tensor | None = None) -> Tensor:
+    """The exact first-order change of each token's entropy under one policy-gradient step.
+
+    ΔHᵢ = −ρA·[Sₐ − Σⱼ pⱼSⱼ],  Sⱼ = pⱼ(ln pⱼ + H),  Σⱼ pⱼSⱼ = Σ p² ln p + H·Σ p²,
+
+    per unit step along ρA·(eₐ − p) on the scaled logits z/τ, a the token. No gradient flows.
+    "Rethinking Entropy Interventions in RLVR" (arXiv 2510.10150) estimates the same quantity.
+
+    Args:
+        stats: TokenStats with extras, [...].
+        advantages: [...], dtype of stats.logp.
+        ratio: ρ [...], dtype of stats.logp; None: 1.
+
+    Returns:
+        [...] in nats, dtype of stats.logp; 0 where the stats' mask was False, NaN where an input
+        is. A token of probability 0 has S = 0.
+
+    Raises:
+        TypeError, ValueError: stats without extras; an argument of the wrong dtype, shape, device.
+    """
+    if stats.collision is None or stats.collision_logp is None:
+        raise ValueError("stats: expected token_stats(..., extras=True), got no collision")
+    check_tokens(
+        {
+            "stats.logp": stats.logp,
+            "stats.entropy": stats.entropy,
+            "stats.collision": stats.collision,
+            "stats.collision_logp": stats.collision_logp,
+            "advantages": advantages,
+            "ratio": ratio,
+        }
+    )
+    from entropy_ext import reference
+
+    return reference.entropy_change(stats, advantages, ratio=ratio)
+
+
+def steer_weights(
+    logp: Tensor,
+    old_logp: Tensor,
+    entropy: Tensor,
+    advantages: Tensor,
+    mask: Tensor | None,
+    *,
+    form: Literal["code", "own_logit", "exact"] = "code",
+    weight_map: Literal["exp", "linear"] = "exp",
+    lambda_min: float = 0.8,
+    lambda_max: float = 1.0,
+    floor: float = 0.02,
+    weight_scale: float | Tensor | None = None,
+    collision: Tensor | None = None,
+    collision_logp: Tensor | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> Tensor:
+    """STEER's loss weights: the more a token changes the entropy, the less it counts.
+
+    With M = |Ω| and its extremes over the valid tokens,
+    exp:    w = clamp(exp(ln λ_min·M/max(M_max, floor)), λ_min, 1);
+    linear: w = λ_max − (M − M_min)(λ_max − λ_min)/(M_max − M_min), the midpoint if M_max = M_min.
+
+    "code":      Ω = A/π_old·x(1 − x)(ln x + H), x = π clamped to [1e-8, 1 − 1e-8], π_old to
+                 [1e-8, 1]: the authors' code, one factor π short of the next;
+    "own_logit": Ω = ρA·S(1 − π), S = π(ln π + H): the token's own logit alone;
+    "exact":     Ω = ρA·[S − Σⱼ pⱼSⱼ] = −entropy_change(). ρ = exp(logp − old_logp), the log-ratio
+                 clamped to ±20.
+
+    No gradient flows. "Rethinking Entropy Interventions in RLVR" (arXiv 2510.10150). The authors'
+    defaults are λ = (0.8, 1.0) for exp, (0.8, 1.2) for linear, the range over a micro-batch.
+
+    Args:
+        logp: [...] float32 or float64, nats, of the policy being trained.
+        old_logp: [...], nats, of the policy that sampled.
+        entropy: [...], nats, of the full distribution; the authors take the sampling policy's.
+        advantages: [...].
+        mask: [...] bool, or None: all tokens are valid.
+        form: of Ω.
+        weight_map: "exp" or "linear".
+        lambda_min: the least weight; above 0 for exp.
+        lambda_max: the greatest weight of the linear map.
+        floor: the least M_max of the exponential map: weights stay near 1 where nothing matters.
+        weight_scale: M_max, a number or a 0-d tensor (M_min is then 0), or a [2] tensor
+            (M_min, M_max), in place of these tokens' range.
+        collision, collision_logp: [...], Σ p² and Σ p² ln p, for the form "exact".
+        group: process group over which the range is taken; all ranks must call.
+
+    Returns:
+        [...], dtype of logp; 0 off the mask.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong dtype, shape, device or range; on the CPU
+            also an input of a valid token that is not finite. On CUDA the weight of such a token is
+            NaN and the range does without it.
+    """
+    check_choice("form", form, ("code", "own_logit", "exact"))
+    check_choice("weight_map", weight_map, ("exp", "linear"))
+    if form == "exact":
+        for name, value in (("collision", collision), ("collision_logp", collision_logp)):
+            if value is None:
+                raise ValueError(f"{name}: expected a tensor for the form 'exact', got None")
+    check_tokens(
+        {
+            "logp": logp,
+            "old_logp": old_logp,
+            "entropy": entropy,
+            "advantages": advantages,
+            "collision": collision,
+            "collision_logp": collision_logp,
+        },
+        mask=mask,
+    )
+    check_number("floor", floor, at_least=0.0)
+    check_number("lambda_max", lambda_max, at_least=0.0)
+    check_number(
+        "lambda_min", lambda_min, at_least=0.0, at_most=1.0 if weight_map == "exp" else lambda_max
+    )
+    if weight_map == "exp" and lambda_min == 0.0:
+        raise ValueError("lambda_min: expected a number above 0 for the map 'exp', got 0.0")
+    if isinstance(weight_scale, Tensor) and weight_scale.shape not in (
+        torch.Size([]),
+        torch.Size([2]),
+    ):
+        raise ValueError(
+            "weight_scale: expected a number or a tensor of shape [] or [2], "
+            f"got shape {list(weight_scale.shape)}"
+        )
+    from entropy_ext import reference
+
+    return reference.steer_weights(
+        logp,
+        old_logp,
+        entropy,
+        advantages,
+        mask,
+        form=form,
+        weight_map=weight_map,
+        lambda_min=lambda_min,
+        lambda_max=lambda_max,
+        floor=floor,
+        weight_scale=weight_scale,
+        collision=collision,
+        collision_logp=collision_logp,
+        group=group,
+    )
