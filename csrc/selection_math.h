@@ -48,6 +48,19 @@ ENTROPY_INLINE void add_sums(MomentSums& into, const MomentSums& other) {
   add_pair(into.product, other.product);
 }
 
+// Of a sum kept as a pair, rounded once: how it was split leaves no trace.
+ENTROPY_INLINE double mean_of(const double (&sum)[2], double count) {
+  return (sum[0] + sum[1]) / count;
+}
+
+// On double or on a vector of doubles. x − x is 0, and NaN where x is not finite.
+template <class Number>
+ENTROPY_INLINE Number covariance_of(Number logp, Number advantage, double mean_logp,
+                                    double mean_advantage) {
+  return (logp - mean_logp) * (advantage - mean_advantage) +
+         ((logp - logp) + (advantage - advantage));
+}
+
 // Unsigned keys in the order of the numbers. Adding 0 makes −0 equal to +0.
 ENTROPY_INLINE uint32_t ordered_key(float x) {
   x = x + 0.0f;
@@ -220,6 +233,19 @@ struct ClipRange {
            (advantage < 0.0 && at_least(log_ratio, -20.0) < below);
   }
 };
+
+// −ρ·A·(S − Σ p²(ln p + H)) with S = p(ln p + H); see EntropyChange.
+template <class Number, class Exponential>
+ENTROPY_INLINE Number entropy_change_of(const Exponential& exponential, Number logp, Number entropy,
+                                        Number collision, Number collision_logp, Number advantage,
+                                        Number ratio) {
+  const Number zero = Number{};
+  const Number p = exponential(logp);
+  const Number sensitivity = p == zero ? zero : p * (logp + entropy);
+  const Number change =
+      -(ratio * advantage * (sensitivity - (collision_logp + entropy * collision)));
+  return collision == zero ? zero : change;
+}
 
 // Ω = −(first-order change of the entropy) per unit step, of which the weight takes the size, on
 // double or on a vector of doubles; `exponential` is e^x for them.
