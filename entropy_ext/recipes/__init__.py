@@ -6,6 +6,7 @@ from typing import Any
 
 from entropy_ext.recipes.base import Recipe
 from entropy_ext.recipes.dapo import Dapo
+from entropy_ext.recipes.entropy_neutral import EntropyNeutral
 from entropy_ext.recipes.types import (
     Plan,
     PromptStats,
@@ -13,22 +14,27 @@ from entropy_ext.recipes.types import (
     StepActions,
     Targets,
 )
+from entropy_ext.recipes.vapo import Vapo
 
 __all__ = [
     "RECIPES",
     "Dapo",
+    "EntropyNeutral",
     "Plan",
     "PromptStats",
     "Recipe",
     "Sampling",
     "StepActions",
     "Targets",
+    "Vapo",
     "get",
 ]
 
 RECIPES: dict[str, type[Recipe]] = {
     "grpo": Recipe,
     "dapo": Dapo,
+    "vapo": Vapo,
+    "entropy_neutral": EntropyNeutral,
 }
 """Every recipe by name."""
 

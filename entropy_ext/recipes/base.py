@@ -190,14 +190,10 @@ class Recipe:
             stats: [B, T] each, detached; see `statistics`.
             rollout: the mini-batch.
             targets: its targets.
-            group: ranks that hold the other parts of the mini-batch. The normaliser is then the
-                mean of their counts, so that the mean of their gradients is that of the whole.
+            group: ranks that hold the other parts of the mini-batch; the mean of their gradients
+                is then that of the whole.
         """
         self.check(rollout)
-        normalizer = count(rollout.mask, self.aggregation)
-        if group is not None:
-            dist.all_reduce(normalizer, group=group)
-            normalizer = normalizer / dist.get_world_size(group)
         like = rollout.old_logp
         weights = {"entropy": self.entropy_coef, "kl": self.kl_coef}
         # torch.full, for a tensor made from a host number would wait for the device.
@@ -209,7 +205,7 @@ class Recipe:
         return Plan(
             mask=rollout.mask,
             aggregation=self.aggregation,
-            normalizer=normalizer,
+            normalizer=count(rollout.mask, self.aggregation, group=group),
             max_length=rollout.max_length,
             coefficients=coefficients,
         )

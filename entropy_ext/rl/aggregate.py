@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from entropy_ext.rl.checks import check_bound, check_choice, check_tensor
@@ -75,15 +76,26 @@ def aggregate(
     return loss.sum() / torch.where(normalizer > 0, normalizer, 1).to(loss.dtype)
 
 
-def count(mask: Tensor, mode: Aggregation) -> Tensor:
+def count(mask: Tensor, mode: Aggregation, *, group: dist.ProcessGroup | None = None) -> Tensor:
     """What `aggregate` divides by: the tokens in mask, or its sequences that have any.
 
+    Args:
+        mask: [B, T] bool.
+        mode: one of the four of `aggregate`.
+        group: ranks that hold the other parts of the mini-batch. The result is the mean of their
+            counts, so that the mean of their losses is the loss of the whole.
+
     Returns:
-        0-d int64 tensor; counts of micro-batches add up to the count of the mini-batch.
+        0-d int64 tensor, whose values for micro-batches add up to that of the mini-batch; with a
+        group 0-d float32.
     """
     check_aggregation(mode)
     check_tensor("mask", mask, ndim=2, dtype=torch.bool)
-    return mask.sum() if mode == "token-mean" else mask.any(-1).sum()
+    counted = mask.sum() if mode == "token-mean" else mask.any(-1).sum()
+    if group is None:
+        return counted
+    dist.all_reduce(counted, group=group)
+    return counted / dist.get_world_size(group)
 
 
 def check_aggregation(mode: str) -> None:

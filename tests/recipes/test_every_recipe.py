@@ -225,7 +225,9 @@ def test_hooks_never_ask_the_device(name):
         kept = recipe.keep(rollout)
         targets = recipe.targets(rollout)
         stats = TokenStats(*(per_token(True) for _ in range(3)), *(per_token() for _ in range(4)))
-        plan = recipe.prepare(TokenStats(*(x.detach() for x in stats)), rollout, targets)
+        plan = recipe.prepare(
+            TokenStats(*(x.detach() for x in stats if x is not None)), rollout, targets
+        )
         per_token_loss, metrics = recipe.token_loss(stats, rollout, targets, plan)
         total = plan.aggregate(per_token_loss)
         if "values" in recipe.needs:

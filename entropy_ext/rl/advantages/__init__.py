@@ -1,5 +1,29 @@
 """Advantages: from rewards to a number per token. No gradient."""
 
+from entropy_ext.rl.advantages.entropy_neutral import entropy_neutral
+from entropy_ext.rl.advantages.gae import gae, length_adaptive_decay, terminal_rewards
 from entropy_ext.rl.advantages.group import Singleton, group_mean, group_zscore
+from entropy_ext.rl.advantages.leave_one_out import leave_one_out
+from entropy_ext.rl.advantages.psr_nsr import psr_nsr
+from entropy_ext.rl.advantages.unlikeliness import (
+    UnlikelinessForm,
+    unlikeliness,
+    unlikeliness_reward,
+)
+from entropy_ext.rl.advantages.whiten import batch_whiten
 
-__all__ = ["Singleton", "group_mean", "group_zscore"]
+__all__ = [
+    "Singleton",
+    "UnlikelinessForm",
+    "batch_whiten",
+    "entropy_neutral",
+    "gae",
+    "group_mean",
+    "group_zscore",
+    "leave_one_out",
+    "length_adaptive_decay",
+    "psr_nsr",
+    "terminal_rewards",
+    "unlikeliness",
+    "unlikeliness_reward",
+]

@@ -4,8 +4,26 @@ A loss never reduces over tokens and never asks the device for a number. Its met
 over the unmasked tokens, so that those of micro-batches add up; divide by "tokens" for a mean.
 """
 
+from entropy_ext.rl.losses.entropic import confidence_pull
 from entropy_ext.rl.losses.kl import KLEstimator, kl_penalty
+from entropy_ext.rl.losses.likelihood import positive_nll
+from entropy_ext.rl.losses.luffy import mixed_policy
+from entropy_ext.rl.losses.masking import off_policy_sequence_mask
+from entropy_ext.rl.losses.minirl import minirl
 from entropy_ext.rl.losses.ppo import ppo_clip
 from entropy_ext.rl.losses.token_loss import TokenLoss, log_ratio
+from entropy_ext.rl.losses.value import value_loss
 
-__all__ = ["KLEstimator", "TokenLoss", "kl_penalty", "log_ratio", "ppo_clip"]
+__all__ = [
+    "KLEstimator",
+    "TokenLoss",
+    "confidence_pull",
+    "kl_penalty",
+    "log_ratio",
+    "minirl",
+    "mixed_policy",
+    "off_policy_sequence_mask",
+    "positive_nll",
+    "ppo_clip",
+    "value_loss",
+]

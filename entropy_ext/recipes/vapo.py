@@ -1,0 +1,129 @@
+"""VAPO: a value function made to work on long responses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from entropy_ext import TokenStats
+from entropy_ext.recipes.base import Recipe
+from entropy_ext.recipes.types import Plan, Targets
+from entropy_ext.rl.advantages import batch_whiten, gae, length_adaptive_decay, terminal_rewards
+from entropy_ext.rl.aggregate import Aggregation, count
+from entropy_ext.rl.checks import check_bound
+from entropy_ext.rl.losses import TokenLoss, positive_nll, value_loss
+from entropy_ext.rl.rollout import Rollout
+
+__all__ = ["Vapo"]
+
+
+class Vapo(Recipe):
+    """Value-based Augmented Proximal Policy Optimization.
+
+    Against GRPO: advantages come from a value head by GAE, whose λ is 1 − 1/(α·l) for the policy
+    and 1 for the head's own targets; the head is trained alone on returns for 50 steps first;
+    clip-higher and a token mean as in DAPO; and the likelihood of right responses joins the loss,
+    L = L_clip + μ·(−Σ logp over their tokens / their number).
+
+    "VAPO: Efficient and Reliable Reinforcement Learning for Advanced Reasoning Tasks"
+    (arXiv 2504.05118). Figures there: 512 prompts × 16, mini-batches of 512 responses, critic
+    learning rate twice the actor's, value head started from a reward model. No code was released:
+    whitening (which verl and NeMo-RL do) and the bound on the value loss (verl 0.5, NeMo-RL 0.2)
+    are not settled by the paper.
+
+    Args:
+        clip_low: the ratio may fall to 1 − clip_low.
+        clip_high: the ratio may rise to 1 + clip_high.
+        alpha: α of the policy's length-adaptive λ.
+        decay: one λ for the policy in its place; 0.95 in the ablation.
+        critic_decay: λ of the value head's targets.
+        gamma: discount.
+        nll_coef: μ; 0 leaves the likelihood term out.
+        whiten: bring the advantages of a rollout to mean 0 and variance 1.
+        value_clip: how far an update may carry a value with effect on its loss, or None.
+        options: the remaining arguments of `Recipe`.
+    """
+
+    name: ClassVar[str] = "vapo"
+    paper: ClassVar[str] = "arXiv 2504.05118"
+    needs: frozenset[str] = frozenset({"values", "correct"})
+    aggregation: Aggregation = "token-mean"
+    minibatches: int = 16
+    value_pretraining: int = 50
+
+    def __init__(
+        self,
+        *,
+        clip_low: float = 0.2,
+        clip_high: float = 0.28,
+        alpha: float = 0.05,
+        decay: float | None = None,
+        critic_decay: float = 1.0,
+        gamma: float = 1.0,
+        nll_coef: float = 0.1,
+        whiten: bool = True,
+        value_clip: float | None = None,
+        **options: Any,
+    ) -> None:
+        self.refuse(options, "eps", "singleton")
+        super().__init__(clip_low=clip_low, clip_high=clip_high, **options)
+        check_bound("nll_coef", nll_coef, at_least=0)
+        self.alpha = alpha
+        self.decay = decay
+        self.critic_decay = critic_decay
+        self.gamma = gamma
+        self.nll_coef = nll_coef
+        self.whiten = whiten
+        self.value_clip = value_clip
+
+    def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
+        """Advantages with the policy's λ, returns with the critic's."""
+        self.check(rollout)
+        values, mask = cast(Tensor, rollout.values).detach(), rollout.mask
+        rewards = terminal_rewards(rollout.rewards, mask)
+        decay: Tensor | float = (
+            length_adaptive_decay(rollout.lengths, alpha=self.alpha, dtype=values.dtype)
+            if self.decay is None
+            else self.decay
+        )
+        advantages = gae(rewards, values, mask, gamma=self.gamma, decay=decay)
+        if self.whiten:
+            advantages = batch_whiten(advantages, mask, unbiased=True, group=group)
+        returns = gae(rewards, values, mask, gamma=self.gamma, decay=self.critic_decay)
+        return Targets(advantages, torch.where(mask, returns + values, 0.0))
+
+    def prepare(
+        self,
+        stats: TokenStats | None,
+        rollout: Rollout,
+        targets: Targets,
+        *,
+        group: dist.ProcessGroup | None = None,
+    ) -> Plan:
+        """μ, scaled so that the likelihood term is a mean over right responses alone."""
+        plan = super().prepare(stats, rollout, targets, group=group)
+        if self.nll_coef == 0:
+            return plan
+        right = rollout.mask & cast(Tensor, rollout.correct).unsqueeze(-1)
+        counted = count(right, self.aggregation, group=group)
+        share = torch.where(counted > 0, plan.normalizer / counted, 0.0).to(rollout.old_logp.dtype)
+        return replace(plan, coefficients={**plan.coefficients, "nll": self.nll_coef * share})
+
+    def token_loss(
+        self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
+    ) -> TokenLoss:
+        """Clipped loss plus the likelihood of right responses."""
+        loss, metrics = super().token_loss(stats, rollout, targets, plan)
+        if "nll" in plan.coefficients:
+            nll, seen = positive_nll(stats.logp, cast(Tensor, rollout.correct), plan.mask)
+            loss, metrics = loss + plan.coefficients["nll"] * nll, {**metrics, **seen}
+        return TokenLoss(loss, metrics)
+
+    def value_loss(self, values: Tensor, rollout: Rollout, targets: Targets) -> TokenLoss:
+        """Squared error of the value head."""
+        old_values, returns = cast(Tensor, rollout.values), cast(Tensor, targets.returns)
+        return value_loss(values, old_values, returns, rollout.mask, clip=self.value_clip)

@@ -1,0 +1,122 @@
+"""Generalised advantage estimation, with a trace decay of its own for every response."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from entropy_ext.rl.checks import check_bound, check_tensor
+
+__all__ = ["gae", "length_adaptive_decay", "terminal_rewards"]
+
+
+@torch.no_grad()
+def gae(
+    rewards: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    *,
+    gamma: float = 1.0,
+    decay: Tensor | float = 0.95,
+) -> Tensor:
+    """Advantages from a value function, as a decaying sum of its errors.
+
+    δₜ = rₜ + γVₜ₊₁ − Vₜ,   Aₜ = δₜ + γλAₜ₊₁,   V and A being 0 after the last token.
+
+    Tokens where mask is False are passed over: t + 1 is the next response token. The returns that
+    belong to these advantages are A + V; a critic that is to learn with another λ takes those of
+    another call. No gradient.
+
+    "High-Dimensional Continuous Control Using Generalized Advantage Estimation"
+    (arXiv 1506.02438, eq. 16). A λ for policy and critic each, and per response: VAPO
+    (arXiv 2504.05118).
+
+    Args:
+        rewards: [B, T] floating, see `terminal_rewards`.
+        values: [B, T].
+        mask: [B, T] bool.
+        gamma: γ, 0 to 1.
+        decay: λ, 0 to 1: a number, or [B], one for each response.
+
+    Returns:
+        [B, T] of the values' dtype, 0 where mask is False.
+
+    Raises:
+        ValueError, TypeError: a wrong shape, dtype or bound.
+    """
+    check_tensor("mask", mask, ndim=2, dtype=torch.bool)
+    check_tensor("rewards", rewards, shape=mask.shape, floating=True)
+    check_tensor("values", values, shape=mask.shape, floating=True)
+    check_bound("gamma", gamma, at_least=0, at_most=1)
+    if isinstance(decay, Tensor):
+        check_tensor("decay", decay, shape=mask.shape[:1], floating=True)
+        decay = decay.to(values.dtype).unsqueeze(-1)
+    else:
+        check_bound("decay", decay, at_least=0, at_most=1)
+    values = torch.where(mask, values, 0.0)
+    # The value of the next response token: itself a sum that a response token cuts off.
+    ahead = _sum_backwards(values, torch.where(mask, 0.0, torch.ones_like(values)))
+    ahead = torch.cat([ahead[:, 1:], torch.zeros_like(ahead[:, :1])], 1)
+    error = torch.where(mask, rewards + gamma * ahead - values, 0.0).to(values.dtype)
+    return torch.where(
+        mask, _sum_backwards(error, torch.where(mask, gamma * decay, torch.ones_like(values))), 0.0
+    )
+
+
+def length_adaptive_decay(
+    lengths: Tensor, *, alpha: float = 0.05, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """A trace decay whose weights Σₜ λᵗ ≈ 1/(1 − λ) add up to a fixed share of the response.
+
+    λ = max(1 − 1/(α·l), 0)
+
+    VAPO (arXiv 2504.05118). The paper does not say what happens to responses shorter than 1/α
+    tokens, for which the formula is negative: 0 here, as in NeMo-RL.
+
+    Args:
+        lengths: [B] integer, tokens.
+        alpha: α > 0; the paper's is 0.05.
+        dtype: of the result.
+
+    Returns:
+        [B] in [0, 1).
+
+    Raises:
+        ValueError, TypeError: a wrong shape or bound.
+    """
+    check_tensor("lengths", lengths, ndim=1)
+    check_bound("alpha", alpha, above=0)
+    return 1 - 1 / (alpha * lengths.to(dtype)).clamp(min=1)
+
+
+def terminal_rewards(rewards: Tensor, mask: Tensor) -> Tensor:
+    """Each response's reward at its last token, 0 before it.
+
+    Args:
+        rewards: [B] floating.
+        mask: [B, T] bool.
+
+    Returns:
+        [B, T] of the rewards' dtype; a response without a token loses its reward.
+
+    Raises:
+        ValueError, TypeError: a wrong shape or dtype.
+    """
+    check_tensor("mask", mask, ndim=2, dtype=torch.bool)
+    check_tensor("rewards", rewards, shape=mask.shape[:1], floating=True)
+    last = mask & (mask.cumsum(-1) == mask.sum(-1, keepdim=True))
+    return torch.where(last, rewards.unsqueeze(-1), 0.0)
+
+
+def _sum_backwards(terms: Tensor, factors: Tensor) -> Tensor:
+    """xₜ = termsₜ + factorsₜ·xₜ₊₁, in ⌈log₂ T⌉ passes rather than one launch per token."""
+    width, stride = terms.shape[1], 1
+    while stride < width:
+        rest = slice(None, width - stride)
+        joined = terms[:, rest] + factors[:, rest] * terms[:, stride:]
+        products = factors[:, rest] * factors[:, stride:]
+        # Beyond the last token there is nothing to add, whatever the factor.
+        terms = torch.cat([joined, terms[:, width - stride :]], 1)
+        factors = torch.cat([products, factors[:, width - stride :]], 1)
+        stride *= 2
+    return terms
