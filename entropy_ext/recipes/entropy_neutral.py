@@ -29,7 +29,7 @@ class EntropyNeutral(Recipe):
     over tokens.
 
     Our own, an answer to the survey's open question whether there is an objective that does not
-    lower the entropy. Derivation: docs/derivations.md, section 5. What it counts is each token's own
+    lower the entropy. Derivation: docs/derivations.md, section 5. What it counts is each token's
     effect on its own distribution; a network's shared parameters carry a step to other states too,
     so there the entropy is slowed rather than held.
 
@@ -72,12 +72,15 @@ class EntropyNeutral(Recipe):
     ) -> Plan:
         """The base's plan, and the projected advantages."""
         plan = super().prepare(stats, rollout, targets, group=group)
-        assert stats is not None and stats.collision is not None
+        assert stats is not None
+        assert stats.collision is not None
         advantages = targets.advantages
         log_rho, _ = log_ratio(stats.logp, rollout.old_logp, plan.mask)
         ratio = log_rho.exp()
         # Where the clip acts, no gradient flows: such a token neither moves the entropy nor helps.
-        moving = torch.where(advantages > 0, ratio <= 1 + self.clip_high, ratio >= 1 - self.clip_low)
+        moving = torch.where(
+            advantages > 0, ratio <= 1 + self.clip_high, ratio >= 1 - self.clip_low
+        )
         change = entropy_change(stats, torch.ones_like(advantages), ratio=ratio)
         projected = entropy_neutral(
             advantages,
