@@ -10,10 +10,12 @@
 
 namespace entropy_ext {
 
-// Sums as unevaluated pairs: high is the rounded sum, low what rounding took.
-ENTROPY_INLINE void add_exactly(double (&sum)[2], double x) {
-  const double total = sum[0] + x;
-  const double part = total - sum[0];
+// Sums as unevaluated pairs, of doubles or of vectors of them: high is the rounded sum, low what
+// rounding took.
+template <class Number>
+ENTROPY_INLINE void add_exactly(Number (&sum)[2], Number x) {
+  const Number total = sum[0] + x;
+  const Number part = total - sum[0];
   sum[1] = sum[1] + ((sum[0] - (total - part)) + (x - part));
   sum[0] = total;
 }
@@ -211,8 +213,10 @@ ENTROPY_INLINE SelectState next_state(const SelectState& state, const SelectKeys
   const bool of_value = state.digits < keys.value_passes();
   const int bits = of_value ? keys.value_rest(state.digits) - keys.value_rest(state.digits + 1)
                             : keys.id_rest(state.digits) - keys.id_rest(state.digits + 1);
-  uint64_t& prefix = of_value ? next.value : next.id;
-  prefix = prefix << bits | static_cast<uint64_t>(digit);
+  const uint64_t prefix =
+      (of_value ? state.value : state.id) << bits | static_cast<uint64_t>(digit);
+  next.value = of_value ? prefix : state.value;
+  next.id = of_value ? state.id : prefix;
   next.need = state.need - below;
   next.digits = state.digits + 1;
   next.resolved = next.need == inside || next.digits == keys.passes() ? 1 : 0;
@@ -229,8 +233,8 @@ struct ClipRange {
       : above(log1p(high)), below(low < 1.0 ? log1p(-low) : -INFINITY) {}
 
   ENTROPY_INLINE bool binds(double log_ratio, double advantage) const {
-    return (advantage > 0.0 && at_most(log_ratio, 20.0) > above) ||
-           (advantage < 0.0 && at_least(log_ratio, -20.0) < below);
+    return ((advantage > 0.0) & (at_most(log_ratio, 20.0) > above)) |
+           ((advantage < 0.0) & (at_least(log_ratio, -20.0) < below));
   }
 };
 

@@ -90,6 +90,7 @@ enum class SelectOrder : int {
 constexpr int kDigitBits = 11;
 constexpr int kBins = 1 << kDigitBits;
 constexpr int kCounters = kBins + 1;  // the last one, in pass 0: the valid tokens, N
+constexpr int64_t kSelectRange = 65536;
 
 // The threshold after some passes: which keys are below it, which agree with it so far.
 struct SelectState {
@@ -117,6 +118,9 @@ struct TokenSelect {
   int64_t* counters;         // [select_passes, kCounters], zero before pass 0
   SelectState* states;       // [select_passes + 1]
   bool* selected;            // [count], written by the mark
+  uint16_t* digits;          // CPU only: [count], of pass 0
+  uint16_t* agreeing;        // CPU only: [count], offsets in ranges of kSelectRange tokens
+  int64_t* agreed;           // CPU only: [⌈count / kSelectRange⌉], how many of them
 };
 
 // Passes of a selection, digits of the value key and then of the id key where ties are broken by
@@ -141,9 +145,9 @@ struct EntropyChange {
 enum class SteerForm : int { kCode = 0, kOwnLogit = 1, kExact = 2 };
 enum class WeightMap : int { kExp = 0, kLinear = 1 };
 
-// Two launches: the first finds the range of |Ω| over the valid tokens, the second maps |Ω| to
-// weights, 0 where not valid. Where an input that the form reads is not finite, on CUDA, the weight
-// is NaN and the range does without it.
+// Two launches. The first writes M = |Ω| of the valid tokens, rounded to Real, in place of the
+// weights, and finds its range; where an input that the form reads is not finite, on CUDA, M is NaN
+// and the range does without it. The second turns M into weights: 0 where not valid, NaN from NaN.
 // A number that is not negative has the order of its bits, so the range is kept as integers, for
 // which a maximum may be taken in any order, over threads and over ranks.
 struct SteerWeights {
@@ -162,16 +166,16 @@ struct SteerWeights {
   double lambda_max;
   double floor;
   int64_t* range;              // [2] bits of the greatest |Ω| (double), INT64_MAX − bits of the least; zero before
-  void* weights;               // Real [count], written
+  void* weights;               // Real [count]: M between the launches
 };
 
 // The CPU functions; those that return a position return the first valid token with an input that is
 // not finite, or −1.
 int64_t token_moments_cpu(const TokenMoments& params, int threads);
 void merge_moments_cpu(const MergeMoments& params);
-void token_covariance_cpu(const TokenCovariance& params, int threads);
+int64_t token_covariance_cpu(const TokenCovariance& params, int threads);
 void clipped_tokens_cpu(const ClippedTokens& params, int threads);
-int64_t select_pass_cpu(const TokenSelect& params, int pass, int threads);  // NaN among the valid: its position
+int64_t select_pass_cpu(const TokenSelect& params, int pass, int threads);  // NaN in a valid token, in pass 0
 void select_mark_cpu(const TokenSelect& params, int threads);
 void entropy_change_cpu(const EntropyChange& params, int threads);
 int64_t steer_range_cpu(const SteerWeights& params, int threads);
