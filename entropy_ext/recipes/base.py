@@ -229,7 +229,7 @@ class Recipe:
                 estimator=self.kl_estimator,
                 old_logp=rollout.old_logp if self.kl_estimator == "unbiased" else None,
             )
-            loss = loss + plan.coefficients["kl"] * kl
+            loss = loss + plan.coefficients["kl"] * plan.tokens.get("kl", 1.0) * kl
             metrics = {**metrics, **seen}
         if "entropy" in plan.coefficients:
             known = plan.mask & torch.isfinite(stats.entropy.detach())

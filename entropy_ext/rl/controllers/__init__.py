@@ -2,6 +2,17 @@
 
 from entropy_ext.rl.controllers.adaptive_entropy import AdaptiveEntropy, EntropyGate
 from entropy_ext.rl.controllers.base import Controller
+from entropy_ext.rl.controllers.pi import EntropyPI
 from entropy_ext.rl.controllers.reference_reset import ReferenceReset
+from entropy_ext.rl.controllers.schedules import EntropyGuided, epoch_weight, stage_weight
 
-__all__ = ["AdaptiveEntropy", "Controller", "EntropyGate", "ReferenceReset"]
+__all__ = [
+    "AdaptiveEntropy",
+    "Controller",
+    "EntropyGate",
+    "EntropyGuided",
+    "EntropyPI",
+    "ReferenceReset",
+    "epoch_weight",
+    "stage_weight",
+]

@@ -1,0 +1,94 @@
+"""Rewarding the unlikely: right answers count more the less likely they were. No gradient."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from entropy_ext.rl.advantages.group import Singleton, check_groups, group_zscore
+from entropy_ext.rl.checks import check_bound, check_choice, check_tensor
+
+__all__ = ["UnlikelinessForm", "unlikeliness", "unlikeliness_reward"]
+
+UnlikelinessForm = Literal["code", "paper"]
+
+
+@torch.no_grad()
+def unlikeliness_reward(
+    rewards: Tensor,
+    old_logp: Tensor,
+    prompt: Tensor,
+    mask: Tensor,
+    *,
+    beta: float = 0.25,
+    form: UnlikelinessForm = "code",
+) -> Tensor:
+    """Discounts a response's reward by how likely it was among its group.
+
+    With uᵢ = (1/lᵢ)·Σₜ old_logpᵢₜ and cᵢ its rank in the group, 0 the least likely:
+
+    - "code":  sᵢ = rᵢ·(1 − β·cᵢ/G)
+    - "paper": sᵢ = rᵢ·(1 − β·(cᵢ + 1)/G)
+
+    No gradient. Ranks are over all responses of the group, and ties go by position. A response
+    without a token, or whose old_logp is not finite, takes part with u = 0 for what is missing.
+
+    "Rewarding the Unlikely: Lifting GRPO Beyond Distribution Sharpening" (arXiv 2506.02355). The
+    first form is the released code's, the second the paper's as an independent port states it.
+
+    Args:
+        rewards: [B] floating; wrong answers should have 0, which stays 0.
+        old_logp: [B, T], nats, of the trainer's policy before the first update.
+        prompt: [B] int64, the group of each response.
+        mask: [B, T] bool, response tokens.
+        beta: 0 leaves the rewards as they are; at most 1.
+        form: one of the two above.
+
+    Returns:
+        [B] of the rewards' dtype.
+
+    Raises:
+        ValueError, TypeError: a wrong shape, dtype, bound or option.
+    """
+    groups = check_groups(rewards, prompt, mask)
+    check_tensor("old_logp", old_logp, shape=mask.shape, floating=True)
+    check_bound("beta", beta, at_least=0, at_most=1)
+    check_choice("form", form, get_args(UnlikelinessForm))
+    known = mask & torch.isfinite(old_logp)
+    likelihood = torch.where(known, old_logp, 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
+    rank = groups.rank(likelihood).to(rewards.dtype) + int(form == "paper")
+    return rewards * (1 - beta * rank / groups.size)
+
+
+def unlikeliness(
+    rewards: Tensor,
+    old_logp: Tensor,
+    prompt: Tensor,
+    mask: Tensor,
+    *,
+    beta: float = 0.25,
+    form: UnlikelinessForm = "code",
+    eps: float = 1e-6,
+    singleton: Singleton = "zero",
+) -> Tensor:
+    """GRPO's advantages of the rewards that `unlikeliness_reward` gives.
+
+    Aᵢₜ = (sᵢ − mean_g(s)) / (std_g(s) + eps)
+
+    No gradient. A group that is all right has advantages too, the likely ones negative.
+
+    Args:
+        rewards, old_logp, prompt, mask, beta, form: see `unlikeliness_reward`.
+        eps: added to the standard deviation, which is the unbiased one.
+        singleton: the advantage of a response alone in its group: "zero", or its "reward" s.
+
+    Returns:
+        [B, T] of the rewards' dtype, 0 where mask is False.
+
+    Raises:
+        ValueError, TypeError: a wrong shape, dtype, bound or option.
+    """
+    shaped = unlikeliness_reward(rewards, old_logp, prompt, mask, beta=beta, form=form)
+    return group_zscore(shaped, prompt, mask, eps=eps, singleton=singleton)
