@@ -68,9 +68,11 @@ def check_edges(token_loss: Callable[..., TokenLoss], **options: object) -> None
         loss.sum().backward()
         assert logp.grad is not None
         assert logp.grad[0, 0] == 0
-        assert logp.grad[0, 1].isfinite() and logp.grad[0, 1] != 0
+        assert logp.grad[0, 1].isfinite()
+        assert logp.grad[0, 1] != 0
         assert logp.grad[0, 2] == 0
-        assert old_logp.grad is None and advantages.grad is None
+        assert old_logp.grad is None
+        assert advantages.grad is None
         assert metrics["nonfinite_logp"] == 1
         assert metrics["tokens"] == 2
         assert all(x.isfinite() and x.ndim == 0 for x in metrics.values())
