@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import typer
 
+from sim.covariance.command import covariance
 from sim.demo import demo
 from sim.rlvr.command import rlvr
 from sim.theorem1.command import theorem1
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "theorem1": theorem1,
+    "covariance": covariance,
     "rlvr": rlvr,
     "demo": demo,
 }

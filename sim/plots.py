@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "panels", "save"]
+__all__ = ["COLOURS", "panels", "save", "signed_decades"]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's palette, told apart by colour-blind readers and in grey."""
@@ -31,3 +32,11 @@ def save(axes: Axes, path: Path) -> None:
     assert figure is not None
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
+
+
+def signed_decades(threshold: float, extent: float) -> list[float]:
+    """0 and at most three powers of ten to either side, clear of the linear middle."""
+    lowest, highest = math.ceil(math.log10(threshold) + 0.3), math.floor(math.log10(extent))
+    stride = max(1, math.ceil((highest - lowest + 1) / 3))
+    powers = [10.0**exponent for exponent in range(highest, lowest - 1, -stride)]
+    return [-power for power in powers] + [0.0] + powers[::-1]

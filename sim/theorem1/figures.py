@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from sim.plots import COLOURS, panels, save
+from sim.plots import COLOURS, panels, save, signed_decades
 from sim.theorem1.claims import NAMES, POOLED_ETA, TableResult
 from sim.theorem1.sweep import Sweep, fit_order
 
@@ -45,7 +44,7 @@ def _scatter(axis: Axes, sweep: Sweep) -> None:
         )
     # ΔH has both signs and spans many decades; the smallest tenth may share the linear middle.
     threshold = float(np.quantile(shown, 0.1))
-    ticks = _signed_decades(threshold, extent)
+    ticks = signed_decades(threshold, extent)
     axis.set_xscale("symlog", linthresh=threshold)
     axis.set_yscale("symlog", linthresh=threshold)
     axis.set_xticks(ticks)
@@ -59,14 +58,6 @@ def _scatter(axis: Axes, sweep: Sweep) -> None:
     axis.set_ylabel("measured ΔH  (nats)")
     axis.set_title(f"{NAMES[sweep.gradient]}, {_size(sweep)}")
     axis.legend(frameon=False, loc="upper left")
-
-
-def _signed_decades(threshold: float, extent: float) -> list[float]:
-    """0 and at most three powers of ten to either side, clear of the linear middle."""
-    lowest, highest = math.ceil(math.log10(threshold) + 0.3), math.floor(math.log10(extent))
-    stride = max(1, math.ceil((highest - lowest + 1) / 3))
-    powers = [10.0**exponent for exponent in range(highest, lowest - 1, -stride)]
-    return [-power for power in powers] + [0.0] + powers[::-1]
 
 
 def _size(sweep: Sweep) -> str:
