@@ -1,4 +1,4 @@
-"""Means over the tokens of a whole mini-batch, however many ranks hold it. No gradient."""
+"""The tokens of a whole mini-batch, however many ranks hold it: means, and ids. No gradient."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from entropy_ext.rl.checks import check_tensor
 
-__all__ = ["masked_mean"]
+__all__ = ["masked_mean", "token_ids"]
 
 
 @torch.no_grad()
@@ -32,3 +32,19 @@ def masked_mean(values: Tensor, mask: Tensor, *, group: dist.ProcessGroup | None
     if group is not None:
         dist.all_reduce(sums, group=group)
     return sums[0] / sums[1]
+
+
+def token_ids(mask: Tensor, *, group: dist.ProcessGroup | None = None) -> Tensor | None:
+    """A number for each token that no other rank uses; the selectors need it with a group.
+
+    Args:
+        mask: [B, T] bool; ranks may differ in B and T.
+        group: ranks that hold the other tokens.
+
+    Returns:
+        [B, T] int64, or None without a group: a selector then numbers the tokens by itself.
+    """
+    if group is None:
+        return None
+    own = torch.arange(mask.numel(), device=mask.device).view(mask.shape)
+    return own * dist.get_world_size(group) + dist.get_rank(group)
