@@ -65,6 +65,25 @@ const char* launch(void (*kernel)(Parameters...), int64_t grid, int block, Strea
       cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
 }
 
+// At an address that is a multiple of the size.
+template <class T>
+__device__ __forceinline__ T load_aligned(const T* from) {
+  return *from;
+}
+template <class T>
+__device__ __forceinline__ void store_aligned(T* to, T value) {
+  *to = value;
+}
+
+// Integers alone have atomic sums and maxima here: the order of threads leaves no trace in them.
+__device__ __forceinline__ void atomic_add(uint32_t* to, uint32_t x) { atomicAdd(to, x); }
+__device__ __forceinline__ void atomic_add(int64_t* to, int64_t x) {
+  atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(x));
+}
+__device__ __forceinline__ void atomic_max(int64_t* to, int64_t x) {
+  atomicMax(reinterpret_cast<long long*>(to), static_cast<long long>(x));
+}
+
 inline const char* multiprocessor_count(int device, int* count) {
   return error_text(cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, device));
 }
@@ -78,6 +97,28 @@ using Stream = simt::Stream;
   type(&name)[count] = simt::shared_array<type, count>(&name##_site, #name)
 
 inline float fast_exp2(float x) { return simt::exp2_approx_ftz(x); }
+
+template <class T>
+T load_aligned(const T* from, SIMT_SITE_PARAMETERS) {
+  simt::check_aligned(from, sizeof(T), SIMT_SITE);
+  return *from;
+}
+
+template <class T>
+void store_aligned(T* to, T value, SIMT_SITE_PARAMETERS) {
+  simt::check_aligned(to, sizeof(T), SIMT_SITE);
+  *to = value;
+}
+
+template <class Integer>
+void atomic_add(Integer* to, Integer x, SIMT_SITE_PARAMETERS) {
+  simt::atomic_add(to, x, SIMT_SITE);
+}
+
+template <class Integer>
+void atomic_max(Integer* to, Integer x, SIMT_SITE_PARAMETERS) {
+  simt::atomic_max(to, x, SIMT_SITE);
+}
 
 template <class... Parameters, class... Arguments>
 const char* launch(void (*kernel)(Parameters...), int64_t grid, int block, Stream,

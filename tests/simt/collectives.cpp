@@ -21,6 +21,7 @@ int source_lane(const Thread& self, int lane) {
     case Shuffle::kXor: source = lane ^ self.operand; break;
     case Shuffle::kDown: source = lane + self.operand; break;
     case Shuffle::kUp: source = lane - self.operand; break;
+    case Shuffle::kBallot: break;
     case Shuffle::kIndex: source = first + (self.operand & (self.width - 1)); break;
   }
   const bool before = self.kind == Shuffle::kUp && source < first;
@@ -28,6 +29,10 @@ int source_lane(const Thread& self, int lane) {
 }
 
 void exchange(const Thread& self) {
+  uint64_t ballot = 0;
+  for (int lane = 0; lane < kWarp; ++lane) {
+    if (self.names(lane) && warp_mate(lane).bits != 0) ballot |= uint64_t{1} << lane;
+  }
   for (int lane = 0; lane < kWarp; ++lane) {
     if (!self.names(lane)) continue;
     Thread& taker = warp_mate(lane);
@@ -37,7 +42,7 @@ void exchange(const Thread& self) {
            self.site.line, lane, source, self.mask);
       stop();
     }
-    taker.result = warp_mate(source).bits;
+    taker.result = self.kind == Shuffle::kBallot ? ballot : warp_mate(source).bits;
   }
 }
 

@@ -54,8 +54,8 @@ void* shared_memory(const void* key, const char* name, size_t bytes, size_t alig
 void block_barrier(Site site);
 void warp_barrier(unsigned mask, Site site);
 
-enum class Shuffle { kXor, kDown, kUp, kIndex };
-// The bits that the lane named by (kind, operand) holds.
+enum class Shuffle { kXor, kDown, kUp, kIndex, kBallot };
+// The bits that the lane named by (kind, operand) holds; of a ballot, which lanes hold other than 0.
 uint64_t shuffle(Shuffle kind, unsigned mask, uint64_t bits, int operand, int width, Site site);
 void check_aligned(const void* address, size_t alignment, Site site);
 
@@ -72,6 +72,25 @@ T shuffle_value(Shuffle kind, unsigned mask, T value, int operand, int width, Si
   bits = shuffle(kind, mask, bits, operand, width, site);
   std::memcpy(&value, &bits, sizeof(T));
   return value;
+}
+
+// Relaxed, as on the device: they order no other access. The thread sanitizer knows them, and reports
+// a plain access to the same word that nothing orders.
+template <class T>
+void atomic_add(T* to, T value, Site site) {
+  static_assert(std::is_integral_v<T>, "sums of floats depend on the order of threads");
+  check_aligned(to, sizeof(T), site);
+  __atomic_fetch_add(to, value, __ATOMIC_RELAXED);
+}
+
+template <class T>
+void atomic_max(T* to, T value, Site site) {
+  static_assert(std::is_integral_v<T>, "no kernel needs it of other numbers");
+  check_aligned(to, sizeof(T), site);
+  T before = __atomic_load_n(to, __ATOMIC_RELAXED);
+  while (before < value && !__atomic_compare_exchange_n(to, &before, value, true, __ATOMIC_RELAXED,
+                                                        __ATOMIC_RELAXED)) {
+  }
 }
 
 }  // namespace simt
@@ -107,6 +126,15 @@ template <class T>
 T __shfl_sync(unsigned mask, T value, int lane, int width = 32, SIMT_SITE_PARAMETERS) {
   return simt::shuffle_value(simt::Shuffle::kIndex, mask, value, lane, width, SIMT_SITE);
 }
+
+inline unsigned __ballot_sync(unsigned mask, int predicate, SIMT_SITE_PARAMETERS) {
+  return static_cast<unsigned>(
+      simt::shuffle(simt::Shuffle::kBallot, mask, predicate != 0 ? 1 : 0, 0, 32, SIMT_SITE));
+}
+
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+// From 1: the lowest bit that is set; 0: none is.
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
 
 template <class T>
 T __ldg(const T* from, SIMT_SITE_PARAMETERS) {

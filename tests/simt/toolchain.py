@@ -23,6 +23,7 @@ SIMT = ROOT / "tests" / "simt"
 CSRC = ROOT / "csrc"
 CACHE = ROOT / "build" / "simt"
 EMULATION = ("collectives.cpp", "exp2.cpp", "fiber.cpp", "memory.cpp", "scheduler.cpp")
+VOCABULARY_KERNELS, SELECTION_KERNELS = "*_stats*.cu", "token_selection_*.cu"
 # Header folders of a CUDA toolkit, below its root.
 INCLUDES = ("include", "targets/x86_64-linux/include", "targets/sbsa-linux/include")
 
@@ -163,10 +164,16 @@ def forget_unused(days: float = 3) -> None:
             file.unlink(missing_ok=True)
 
 
-def kernels(csrc: Path = CSRC) -> list[Path]:
-    return sorted((csrc / "cuda").glob("*.cu"))
+def kernels(csrc: Path = CSRC, names: str = "*.cu") -> list[Path]:
+    return sorted((csrc / "cuda").glob(names))
 
 
 def build_driver(variant: Variant, *, csrc: Path = CSRC) -> Path:
-    """driver.cpp with all kernels of `csrc`."""
-    return build([SIMT / "driver.cpp", *kernels(csrc)], variant, csrc=csrc)
+    """driver.cpp with the kernels over the vocabulary."""
+    return build([SIMT / "driver.cpp", *kernels(csrc, VOCABULARY_KERNELS)], variant, csrc=csrc)
+
+
+def build_selection_driver(variant: Variant, *, csrc: Path = CSRC) -> Path:
+    """selection_driver.cpp with the kernels over tokens."""
+    sources = [SIMT / "selection_driver.cpp", *kernels(csrc, SELECTION_KERNELS)]
+    return build(sources, variant, csrc=csrc)
