@@ -11,6 +11,7 @@ from entropy_ext.rl.losses.luffy import mixed_policy
 from entropy_ext.rl.losses.masking import off_policy_sequence_mask
 from entropy_ext.rl.losses.minirl import minirl
 from entropy_ext.rl.losses.ppo import ppo_clip
+from entropy_ext.rl.losses.sent import sent, sent_penalty
 from entropy_ext.rl.losses.token_loss import TokenLoss, log_ratio
 from entropy_ext.rl.losses.value import value_loss
 
@@ -25,5 +26,7 @@ __all__ = [
     "off_policy_sequence_mask",
     "positive_nll",
     "ppo_clip",
+    "sent",
+    "sent_penalty",
     "value_loss",
 ]

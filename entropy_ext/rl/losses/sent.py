@@ -1,0 +1,126 @@
+"""SENT's token level: hold on to the old policy where entropy is low, covariance extreme."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from entropy_ext.rl.checks import check_bound, check_tensor
+from entropy_ext.rl.losses.token_loss import (
+    TokenLoss,
+    check_loss_inputs,
+    log_ratio,
+    ratio_metrics,
+)
+from entropy_ext.rl.statistics import token_ids
+from entropy_ext.token_selection import CovarianceMoments, covariance, kl_cov
+
+__all__ = ["sent", "sent_penalty"]
+
+
+def sent(
+    logp: Tensor,
+    old_logp: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    penalty: Tensor,
+    coef: float = 0.1,
+) -> TokenLoss:
+    """Unclipped policy gradient, and |ln ρ| on chosen tokens.
+
+    With ρ = exp(logp − old_logp):  L = −A·ρ + coef·penalty·|ln ρ|.
+
+    Gradient flows to logp: −A·ρ + coef·penalty·sign(ln ρ), the sign 0 at ρ = 1, so that exactly on
+    policy this is plain policy gradient; 0 where the log-ratio is clamped and where logp or
+    old_logp is not finite.
+
+    "Efficient RL with Semantic and Token Entropy for LLM Reasoning" (arXiv 2512.04359).
+
+    Args:
+        logp: [B, T] floating, nats, of the policy being trained.
+        old_logp: [B, T], nats.
+        advantages: [B, T].
+        mask: [B, T] bool.
+        penalty: [B, T], as `sent_penalty` gives it.
+        coef: ≥ 0. The released configuration has 0.1, the code behind it falls back on 1.
+
+    Returns:
+        TokenLoss; metrics tokens, kl_old, nonfinite_logp, penalised (tokens).
+
+    Raises:
+        ValueError, TypeError: a wrong shape, dtype or bound.
+    """
+    check_loss_inputs(logp, old_logp, advantages, mask)
+    check_tensor("penalty", penalty, shape=logp.shape, floating=True)
+    check_bound("coef", coef, at_least=0)
+    log_rho, nonfinite = log_ratio(logp, old_logp, mask)
+    factor = torch.where(mask, penalty, 0.0).detach()
+    gain = torch.where(mask, advantages, 0.0).detach()
+    loss = -gain * log_rho.exp() + coef * factor * log_rho.abs()
+    metrics = {**ratio_metrics(log_rho, mask, nonfinite), "penalised": (factor > 0).sum()}
+    return TokenLoss(torch.where(mask, loss, 0.0), metrics)
+
+
+@torch.no_grad()
+def sent_penalty(
+    logp: Tensor,
+    entropy: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    low_fraction: float = 0.8,
+    cov_fraction: float = 2e-4,
+    top: float = 2.0,
+    bottom: float = 0.5,
+    rest: float = 0.0,
+    group: dist.ProcessGroup | None = None,
+) -> Tensor:
+    """Which tokens are held, and how strongly.
+
+    The low tokens are the max(⌊low_fraction·N⌋, 1) of least entropy. Among them, with
+    cov = (logp − mean)(A − mean), means over the low tokens, the max(⌊cov_fraction·n⌋, 1) of
+    greatest cov get `top`, as many of least cov get `bottom`, which wins where both would, and the
+    others get `rest`.
+
+    No gradient. "Efficient RL with Semantic and Token Entropy for LLM Reasoning"
+    (arXiv 2512.04359). rest = 0 is the released code; its text holds all low tokens (rest > 0).
+    The code indexes with a 0/1 integer mask and so gathers other entries than it means to; this is
+    what it means.
+
+    Args:
+        logp: [B, T] floating, nats, of the policy being trained.
+        entropy: [B, T], nats, of the same policy.
+        advantages: [B, T].
+        mask: [B, T] bool; tokens of non-finite logp or entropy are passed over.
+        low_fraction: in [0, 1].
+        cov_fraction: in [0, 1].
+        top: ≥ 0.
+        bottom: ≥ 0.
+        rest: ≥ 0.
+        group: ranks that hold the other tokens of the mini-batch.
+
+    Returns:
+        [B, T] of logp's dtype, 0 on all other tokens.
+
+    Raises:
+        ValueError, TypeError: a wrong shape, dtype or bound.
+    """
+    check_loss_inputs(logp, entropy, advantages, mask)
+    for name, value in (("top", top), ("bottom", bottom), ("rest", rest)):
+        check_bound(name, value, at_least=0)
+    known = mask & torch.isfinite(logp) & torch.isfinite(entropy)
+    ids = token_ids(mask, group=group)
+    advantages = advantages.to(logp.dtype)
+    # kl_cov takes the greatest of any score, rounded down and at least one: of −entropy the lowest.
+    low = kl_cov(-entropy, known, fraction=low_fraction, token_ids=ids, group=group)
+    moments = CovarianceMoments()
+    moments.update(logp, advantages, low)
+    if group is not None:
+        moments.all_reduce(group)
+    cov = covariance(logp, advantages, low, moments=moments)
+    highest = kl_cov(cov, low, fraction=cov_fraction, token_ids=ids, group=group)
+    lowest = kl_cov(-cov, low, fraction=cov_fraction, token_ids=ids, group=group)
+    factor = torch.where(low, rest, 0.0).to(logp.dtype)
+    return torch.where(lowest, bottom, torch.where(highest, top, factor)).to(logp.dtype)
