@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cpu/gradient_memory.h"
+#include "support_stats.h"
 #include "token_stats.h"
 
 namespace py = pybind11;
@@ -52,6 +53,29 @@ Params row_params(int dtype, Address logits, const std::vector<int64_t>& sizes,
   params.temperature_stride = temperature_stride;
   params.mask = pointer<bool>(mask);
   return params;
+}
+
+TokenStatsBackward backward_params(int dtype, Address logits, const std::vector<int64_t>& sizes,
+                                   const std::vector<int64_t>& strides, int64_t rows,
+                                   int64_t vocab, Address tokens, Address temperature,
+                                   int64_t temperature_stride, Address mask, Address entropy,
+                                   Address row_max, Address row_sum, Address grad_logp,
+                                   Address grad_entropy, Address grad_lse, Address grad_logits) {
+  auto params =
+      row_params<TokenStatsBackward>(dtype, logits, sizes, strides, rows, vocab, tokens,
+                                     temperature, temperature_stride, mask);
+  params.entropy = pointer<void>(entropy);
+  params.row_max = pointer<void>(row_max);
+  params.row_sum = pointer<void>(row_sum);
+  params.grad_logp = pointer<void>(grad_logp);
+  params.grad_entropy = pointer<void>(grad_entropy);
+  params.grad_lse = pointer<void>(grad_lse);
+  params.grad_logits = pointer<void>(grad_logits);
+  return params;
+}
+
+Support support_of(Address offsets, Address ids, int64_t count) {
+  return {pointer<int64_t>(offsets), pointer<int32_t>(ids), count};
 }
 
 void raise_if(const char* error) {
@@ -104,16 +128,9 @@ PYBIND11_MODULE(_core, m) {
          Address temperature, int64_t temperature_stride, Address mask, Address entropy,
          Address row_max, Address row_sum, Address grad_logp, Address grad_entropy,
          Address grad_lse, Address grad_logits, int threads, bool cuda, Address stream) {
-        auto params =
-            row_params<TokenStatsBackward>(dtype, logits, sizes, strides, rows, vocab, tokens,
-                                           temperature, temperature_stride, mask);
-        params.entropy = pointer<void>(entropy);
-        params.row_max = pointer<void>(row_max);
-        params.row_sum = pointer<void>(row_sum);
-        params.grad_logp = pointer<void>(grad_logp);
-        params.grad_entropy = pointer<void>(grad_entropy);
-        params.grad_lse = pointer<void>(grad_lse);
-        params.grad_logits = pointer<void>(grad_logits);
+        const auto params = backward_params(
+            dtype, logits, sizes, strides, rows, vocab, tokens, temperature, temperature_stride,
+            mask, entropy, row_max, row_sum, grad_logp, grad_entropy, grad_lse, grad_logits);
         py::gil_scoped_release unlocked;
         if (!cuda) return token_stats_backward_cpu(params, threads);
         raise_if(token_stats_backward_cuda(params, pointer<void>(stream)));
@@ -123,6 +140,55 @@ PYBIND11_MODULE(_core, m) {
       py::arg("temperature_stride"), py::arg("mask"), py::arg("entropy"), py::arg("row_max"),
       py::arg("row_sum"), py::arg("grad_logp"), py::arg("grad_entropy"), py::arg("grad_lse"),
       py::arg("grad_logits"), py::arg("threads"), py::arg("cuda"), py::arg("stream"));
+
+  m.def(
+      "support_forward",
+      [](int dtype, Address logits, const std::vector<int64_t>& sizes,
+         const std::vector<int64_t>& strides, int64_t rows, int64_t vocab, Address tokens,
+         Address temperature, int64_t temperature_stride, Address mask, Address offsets,
+         Address ids, int64_t count, Address stats, int threads, bool cuda,
+         Address stream) -> int64_t {
+        auto params = row_params<SupportForward>(dtype, logits, sizes, strides, rows, vocab,
+                                                 tokens, temperature, temperature_stride, mask);
+        params.support = support_of(offsets, ids, count);
+        params.stats = pointer<void>(stats);
+        py::gil_scoped_release unlocked;
+        if (!cuda) return support_forward_cpu(params, threads);
+        raise_if(support_forward_cuda(params, pointer<void>(stream)));
+        return kNoBadRow;
+      },
+      py::kw_only(), py::arg("dtype"), py::arg("logits"), py::arg("sizes"), py::arg("strides"),
+      py::arg("rows"), py::arg("vocab"), py::arg("tokens"), py::arg("temperature"),
+      py::arg("temperature_stride"), py::arg("mask"), py::arg("offsets"), py::arg("ids"),
+      py::arg("count"), py::arg("stats"), py::arg("threads"), py::arg("cuda"), py::arg("stream"));
+
+  m.def(
+      "support_backward",
+      [](int dtype, Address logits, const std::vector<int64_t>& sizes,
+         const std::vector<int64_t>& strides, int64_t rows, int64_t vocab, Address tokens,
+         Address temperature, int64_t temperature_stride, Address mask, Address entropy,
+         Address row_max, Address row_sum, Address grad_logp, Address grad_entropy,
+         Address grad_lse, Address grad_logits, Address offsets, Address ids, int64_t count,
+         Address stats, Address grad_stats, int threads, bool cuda, Address stream) -> int64_t {
+        SupportBackward params{};
+        params.all = backward_params(dtype, logits, sizes, strides, rows, vocab, tokens,
+                                     temperature, temperature_stride, mask, entropy, row_max,
+                                     row_sum, grad_logp, grad_entropy, grad_lse, grad_logits);
+        params.support = support_of(offsets, ids, count);
+        params.stats = pointer<void>(stats);
+        params.grad_stats = pointer<void>(grad_stats);
+        py::gil_scoped_release unlocked;
+        if (!cuda) return support_backward_cpu(params, threads);
+        raise_if(support_backward_cuda(params, pointer<void>(stream)));
+        return kNoBadRow;
+      },
+      py::kw_only(), py::arg("dtype"), py::arg("logits"), py::arg("sizes"), py::arg("strides"),
+      py::arg("rows"), py::arg("vocab"), py::arg("tokens"), py::arg("temperature"),
+      py::arg("temperature_stride"), py::arg("mask"), py::arg("entropy"), py::arg("row_max"),
+      py::arg("row_sum"), py::arg("grad_logp"), py::arg("grad_entropy"), py::arg("grad_lse"),
+      py::arg("grad_logits"), py::arg("offsets"), py::arg("ids"), py::arg("count"),
+      py::arg("stats"), py::arg("grad_stats"), py::arg("threads"), py::arg("cuda"),
+      py::arg("stream"));
 
   m.def(
       "forward_scratch_bytes",

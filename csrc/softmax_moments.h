@@ -177,27 +177,42 @@ ENTROPY_INLINE Real at_least(Real x, Real bound) {
   return x < bound ? bound : x;
 }
 
-// The numbers of one row, in nats, from its moments and the logit of its token.
+// What any set of columns gives, in nats, from its moments and the logit of the token.
+template <class Real>
+struct RowNumbers {
+  Real sum;
+  Real log_sum;
+  Real logp;
+  Real entropy;
+
+  template <bool kExtras>
+  ENTROPY_INLINE RowNumbers(const SoftmaxMoments<Real, kExtras>& moments,
+                            const TemperatureScale<Real>& scale, Real token_logit) {
+    const bool empty = moments.max == negative_infinity<Real>();  // softmax of nothing
+    sum = empty ? not_a_number<Real>() : moments.sum;
+    log_sum = natural_log(sum);
+
+    // In double, once a row: the bound ln n comes out correctly rounded, which logf may miss by 1
+    // ulp, and so does the entropy, whose rounding would otherwise show in its gradient.
+    const Real log_live = static_cast<Real>(log(static_cast<double>(moments.live)));
+    const Real exact = static_cast<Real>(
+        fused(-Constants<double>::kLn2, static_cast<double>(moments.dot) / static_cast<double>(sum),
+              log(static_cast<double>(sum))));
+    entropy = at_least(at_most(exact, log_live), Real(0));
+    logp = at_most(fused(token_logit - moments.max, scale.inverse, -log_sum), Real(0));
+  }
+};
+
 template <class Real, bool kExtras>
 ENTROPY_INLINE void write_row(const TokenStatsForward& params, int64_t row,
                               const SoftmaxMoments<Real, kExtras>& moments,
                               const TemperatureScale<Real>& scale, Real token_logit) {
   constexpr Real ln2 = Constants<Real>::kLn2;
-  const bool empty = moments.max == negative_infinity<Real>();  // softmax of nothing
-  const Real sum = empty ? not_a_number<Real>() : moments.sum;
-  const Real log_sum = natural_log(sum);
-
-  // In double, once a row: the bound ln n comes out correctly rounded, which logf may miss by 1 ulp,
-  // and so does the entropy, whose rounding would otherwise show in its gradient.
-  const Real log_live = static_cast<Real>(log(static_cast<double>(moments.live)));
-  const Real exact = static_cast<Real>(
-      fused(-Constants<double>::kLn2, static_cast<double>(moments.dot) / static_cast<double>(sum),
-            log(static_cast<double>(sum))));
-  const Real entropy = at_least(at_most(exact, log_live), Real(0));
-  const Real logp = at_most(fused(token_logit - moments.max, scale.inverse, -log_sum), Real(0));
-
-  static_cast<Real*>(params.logp)[row] = logp;
-  static_cast<Real*>(params.entropy)[row] = entropy;
+  const RowNumbers<Real> numbers(moments, scale, token_logit);
+  const Real sum = numbers.sum;
+  const Real log_sum = numbers.log_sum;
+  static_cast<Real*>(params.logp)[row] = numbers.logp;
+  static_cast<Real*>(params.entropy)[row] = numbers.entropy;
   static_cast<Real*>(params.lse)[row] = fused(moments.max, scale.inverse, log_sum);
   static_cast<Real*>(params.row_max)[row] = moments.max;
   static_cast<Real*>(params.row_sum)[row] = sum;
@@ -249,29 +264,23 @@ struct RowGradient {
 
   ENTROPY_INLINE RowGradient(const TokenStatsBackward& params, int64_t row,
                              const TemperatureScale<Real>& scale)
-      : row_max(static_cast<const Real*>(params.row_max)[row]), log2_scale(scale.log2) {
-    const Real row_sum = static_cast<const Real*>(params.row_sum)[row];
-    const Real g_logp = static_cast<const Real*>(params.grad_logp)[row];
-    const Real g_entropy = static_cast<const Real*>(params.grad_entropy)[row];
-    const Real g_lse = static_cast<const Real*>(params.grad_lse)[row];
+      : RowGradient(scale, static_cast<const Real*>(params.entropy)[row],
+                    static_cast<const Real*>(params.row_max)[row],
+                    static_cast<const Real*>(params.row_sum)[row],
+                    static_cast<const Real*>(params.grad_logp)[row],
+                    static_cast<const Real*>(params.grad_entropy)[row],
+                    static_cast<const Real*>(params.grad_lse)[row]) {}
+
+  ENTROPY_INLINE RowGradient(const TemperatureScale<Real>& scale, Real entropy, Real max,
+                             Real row_sum, Real g_logp, Real g_entropy, Real g_lse)
+      : row_max(max), log2_scale(scale.log2) {
     // H + ln p = H − ln Σ + t: what is constant over the row.
-    const Real entropy_less_log_sum =
-        static_cast<const Real*>(params.entropy)[row] - natural_log(row_sum);
+    const Real entropy_less_log_sum = entropy - natural_log(row_sum);
     const Real per_sum = scale.inverse / row_sum;
     slope = canonical(-g_entropy * Constants<Real>::kLn2 * per_sum);
     offset = canonical(fused(-g_entropy, entropy_less_log_sum, g_lse - g_logp) * per_sum);
     at_token = g_logp * scale.inverse;
   }
 };
-
-ENTROPY_INLINE int64_t row_offset(const RowLayout& layout, int64_t row) {
-  if (layout.ndim == 0) return 0;
-  int64_t offset = 0;
-  for (int d = layout.ndim - 1; d > 0; --d) {
-    offset += row % layout.size[d] * layout.stride[d];
-    row /= layout.size[d];
-  }
-  return offset + row * layout.stride[0];
-}
 
 }  // namespace entropy_ext

@@ -2,6 +2,7 @@
 
 from entropy_ext.backend import backend_info
 from entropy_ext.policy_stats import PolicyStats, policy_stats
+from entropy_ext.support import Support
 from entropy_ext.token_selection import (
     CovarianceMoments,
     clip_cov,
@@ -16,6 +17,7 @@ from entropy_ext.token_stats import TokenStats, token_stats
 __all__ = [
     "CovarianceMoments",
     "PolicyStats",
+    "Support",
     "TokenStats",
     "backend_info",
     "clip_cov",

@@ -19,7 +19,9 @@ from entropy_ext import _core
 __all__ = [
     "STATS_DTYPE",
     "check_inputs",
+    "device_guard",
     "empty_results",
+    "row_arguments",
     "token_stats_backward",
     "token_stats_forward",
 ]
@@ -108,11 +110,10 @@ def token_stats_forward(
         return results
     tokens, temperature = tokens.contiguous(), temperature.contiguous()
     mask = None if mask is None else mask.contiguous()
-    with _device_guard(logits):
+    with device_guard(logits):
         scratch = _forward_scratch(logits)
         bad_row = _core.token_stats_forward(
-            **_logits_arguments(logits),
-            **_row_arguments(tokens, temperature, mask),
+            **row_arguments(logits, tokens, temperature, mask),
             logp=logp.data_ptr(),
             entropy=entropy.data_ptr(),
             lse=lse.data_ptr(),
@@ -120,7 +121,6 @@ def token_stats_forward(
             row_sum=row_sum.data_ptr(),
             extras=extra.data_ptr() if extras else 0,
             scratch=0 if scratch is None else scratch.data_ptr(),
-            **_launch_arguments(logits),
         )
     if bad_row >= 0:
         _raise_bad_row(bad_row, logits, tokens, temperature)
@@ -168,10 +168,9 @@ def token_stats_backward(
     grad_logp, grad_entropy, grad_lse = (
         grad.contiguous() for grad in (grad_logp, grad_entropy, grad_lse)
     )
-    with _device_guard(logits):
+    with device_guard(logits):
         _core.token_stats_backward(
-            **_logits_arguments(logits),
-            **_row_arguments(tokens, temperature, mask),
+            **row_arguments(logits, tokens, temperature, mask),
             entropy=entropy.data_ptr(),
             row_max=row_max.data_ptr(),
             row_sum=row_sum.data_ptr(),
@@ -179,7 +178,6 @@ def token_stats_backward(
             grad_entropy=grad_entropy.data_ptr(),
             grad_lse=grad_lse.data_ptr(),
             grad_logits=out.data_ptr(),
-            **_launch_arguments(logits),
         )
     return out
 
@@ -197,7 +195,8 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _device_guard(logits: Tensor) -> AbstractContextManager[object]:
+def device_guard(logits: Tensor) -> AbstractContextManager[object]:
+    """Makes the device of the logits the current one."""
     if logits.is_cuda:
         return torch.cuda.device(logits.device)
     if logits.device.type != "cpu":
@@ -226,7 +225,10 @@ def _leading_layout(logits: Tensor) -> tuple[list[int], list[int]]:
     return sizes, strides
 
 
-def _logits_arguments(logits: Tensor) -> dict[str, Any]:
+def row_arguments(
+    logits: Tensor, tokens: Tensor, temperature: Tensor, mask: Tensor | None
+) -> dict[str, Any]:
+    """What every call is told: the logits, one number of each kind per row, and where to run."""
     sizes, strides = _leading_layout(logits)
     return {
         "dtype": _DTYPE_CODE[logits.dtype],
@@ -235,21 +237,14 @@ def _logits_arguments(logits: Tensor) -> dict[str, Any]:
         "strides": strides,
         "rows": math.prod(sizes),
         "vocab": logits.shape[-1],
-    }
-
-
-def _row_arguments(tokens: Tensor, temperature: Tensor, mask: Tensor | None) -> dict[str, Any]:
-    return {
         "tokens": tokens.data_ptr(),
         "temperature": temperature.data_ptr(),
         "temperature_stride": 0 if temperature.ndim == 0 else 1,
         "mask": 0 if mask is None else mask.data_ptr(),
+        "threads": torch.get_num_threads(),
+        "cuda": logits.is_cuda,
+        "stream": torch.cuda.current_stream().cuda_stream if logits.is_cuda else 0,
     }
-
-
-def _launch_arguments(logits: Tensor) -> dict[str, Any]:
-    stream = torch.cuda.current_stream().cuda_stream if logits.is_cuda else 0
-    return {"threads": torch.get_num_threads(), "cuda": logits.is_cuda, "stream": stream}
 
 
 def _forward_scratch(logits: Tensor) -> Tensor | None:

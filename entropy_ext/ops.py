@@ -11,19 +11,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from entropy_ext import native
+from entropy_ext import native, native_support
+from entropy_ext.support import check_support
 
 __all__ = ["token_stats_backward", "token_stats_forward"]
 
-_Stats = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+_Results = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 @torch.library.custom_op("entropy_ext::token_stats_forward", mutates_args=())
 def token_stats_forward(
-    logits: Tensor, tokens: Tensor, temperature: Tensor, mask: Tensor | None, extras: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """logits [..., V] → logp, entropy, lse, row_max, row_sum [...], extras [4, ...] or empty."""
-    return native.token_stats_forward(logits, tokens, temperature, mask, extras)
+    logits: Tensor,
+    tokens: Tensor,
+    temperature: Tensor,
+    mask: Tensor | None,
+    extras: bool,
+    support_offsets: Tensor | None = None,
+    support_ids: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """logits [..., V] → logp, entropy, lse, row_max, row_sum [...], extras, support_stats.
+
+    The last two are [4, ...] if wanted, else empty.
+    """
+    rows = (logits, tokens, temperature, mask)
+    results = native.token_stats_forward(*rows, extras)
+    if support_offsets is None or support_ids is None:
+        return *results, native_support.empty_stats(logits, False)
+    return *results, native_support.support_forward(*rows, support_offsets, support_ids)
 
 
 @torch.library.custom_op("entropy_ext::token_stats_backward", mutates_args=())
@@ -38,57 +52,64 @@ def token_stats_backward(
     grad_logp: Tensor,
     grad_entropy: Tensor,
     grad_lse: Tensor,
+    support_offsets: Tensor | None = None,
+    support_ids: Tensor | None = None,
+    support_stats: Tensor | None = None,
+    grad_support: Tensor | None = None,
 ) -> Tensor:
-    """The gradient of logits [..., V] from those of logp, entropy and lse [...]."""
-    return native.token_stats_backward(
-        logits,
-        tokens,
-        temperature,
-        mask,
-        entropy,
-        row_max,
-        row_sum,
-        grad_logp,
-        grad_entropy,
-        grad_lse,
+    """The gradient of logits [..., V] from those of logp, entropy, lse [...] and support_stats."""
+    saved = (logits, tokens, temperature, mask, entropy, row_max, row_sum)
+    grads = (grad_logp, grad_entropy, grad_lse)
+    gradient = native.token_stats_backward(*saved, *grads)
+    if support_offsets is None or support_ids is None:
+        return gradient
+    if support_stats is None or grad_support is None:
+        raise ValueError("support_stats, grad_support: expected tensors with a support, got None")
+    native_support.support_backward(
+        *(*saved, *grads),
+        *(support_offsets, support_ids, support_stats, grad_support),
+        out=gradient,
     )
+    return gradient
 
 
 @token_stats_forward.register_fake
-def _(
-    logits: Tensor, tokens: Tensor, temperature: Tensor, mask: Tensor | None, extras: bool
-) -> _Stats:
-    native.check_inputs(logits, tokens, temperature, mask)
-    return native.empty_results(logits, extras)
-
-
-@token_stats_backward.register_fake
 def _(
     logits: Tensor,
     tokens: Tensor,
     temperature: Tensor,
     mask: Tensor | None,
-    entropy: Tensor,
-    row_max: Tensor,
-    row_sum: Tensor,
-    grad_logp: Tensor,
-    grad_entropy: Tensor,
-    grad_lse: Tensor,
-) -> Tensor:
+    extras: bool,
+    support_offsets: Tensor | None = None,
+    support_ids: Tensor | None = None,
+) -> _Results:
+    native.check_inputs(logits, tokens, temperature, mask)
+    if support_offsets is not None and support_ids is not None:
+        check_support(support_offsets, support_ids, rows=tokens.numel(), device=logits.device)
+    support_stats = native_support.empty_stats(logits, support_ids is not None)
+    return *native.empty_results(logits, extras), support_stats
+
+
+@token_stats_backward.register_fake
+def _(logits: Tensor, *_: Tensor | None) -> Tensor:
     return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Stats) -> None:
-    logits, tokens, temperature, mask, _ = inputs
-    _, entropy, _, row_max, row_sum, _ = output
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Results) -> None:
+    logits, tokens, temperature, mask, _, support_offsets, support_ids = inputs
+    _, entropy, _, row_max, row_sum, _, support_stats = output
     # Logits are kept, not probabilities: the backward pass forms those again in registers.
-    ctx.save_for_backward(logits, tokens, temperature, mask, entropy, row_max, row_sum)
+    ctx.save_for_backward(
+        *(logits, tokens, temperature, mask, entropy, row_max, row_sum),
+        *((support_offsets, support_ids, support_stats) if support_ids is not None else ()),
+    )
 
 
-def _backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
-    grad_logp, grad_entropy, grad_lse = grads[:3]
-    grad_logits = token_stats_backward(*ctx.saved_tensors, grad_logp, grad_entropy, grad_lse)
-    return grad_logits, None, None, None, None
+def _backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    saved = ctx.saved_tensors  # once: under checkpointing it is formed anew each time
+    support = (*saved[7:], grads[6]) if len(saved) > 7 else ()
+    grad_logits = token_stats_backward(*saved[:7], *grads[:3], *support)
+    return grad_logits, None, None, None, None, None, None
 
 
 token_stats_forward.register_autograd(_backward, setup_context=_setup_context)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from entropy_ext import ops
 from entropy_ext.native import STATS_DTYPE
+from entropy_ext.support import Support
 
 __all__ = ["TokenStats", "token_stats"]
 
@@ -16,8 +17,8 @@ __all__ = ["TokenStats", "token_stats"]
 class TokenStats(NamedTuple):
     """Per-token numbers of p = softmax(z/τ), each [...], float32 (float64 for float64 logits).
 
-    Gradient flows to the logits through logp, entropy and lse only. The other four are None unless
-    they were asked for.
+    Gradient flows to the logits through logp, entropy, lse, support_logp and support_entropy only.
+    What was not asked for is None.
     """
 
     logp: Tensor
@@ -34,6 +35,10 @@ class TokenStats(NamedTuple):
     """Var_p(ln p), nats²"""
     max_logp: Tensor | None = None
     """max ln p, nats"""
+    support_logp: Tensor | None = None
+    """ln q[token], nats: q is p renormalised over what the sampler kept"""
+    support_entropy: Tensor | None = None
+    """−Σ q ln q, nats"""
 
 
 def token_stats(
@@ -42,6 +47,7 @@ def token_stats(
     *,
     temperature: float | Tensor = 1.0,
     mask: Tensor | None = None,
+    support: Support | None = None,
     extras: bool = False,
 ) -> TokenStats:
     """Log-probability, entropy and log-sum-exp of every token, in one read of the logits.
@@ -52,6 +58,13 @@ def token_stats(
     dzᵢ = (1/τ)[g_logp(1[i = token] − pᵢ) − g_entropy·pᵢ(ln pᵢ + H) + g_lse·pᵢ].
     The extras carry no gradient, nothing flows to temperature, and double backward raises.
 
+    With a support, also over the ids that the sampler kept and the token itself, K:
+    support_logp = ln q[token],  support_entropy = −Σ_K qⱼ ln qⱼ,  qⱼ = pⱼ/Σ_K p,  summed over K
+    alone, so that a small kept mass costs no digits. That mass is exp(logp − support_logp). Their
+    gradient joins the others in the same write, for i in K:
+    (1/τ)[g_support_logp(1[i = token] − qᵢ) − g_support_entropy·qᵢ(ln qᵢ + H_K)].
+    The restricted logp is "keep sampling mask" of DeepSeek-V3.2 (arXiv 2512.02556).
+
     Logits of −inf are impossible tokens: they add 0 to every sum and receive gradient 0. The result
     for a row depends on that row alone, bit for bit (docs/numerics.md).
 
@@ -61,6 +74,7 @@ def token_stats(
         tokens: [...] int64 in [0, V).
         temperature: τ > 0, a number or a [...] tensor of float32 (float64 for float64 logits).
         mask: [...] bool; rows where it is False are not read, give 0 and receive gradient 0.
+        support: the ids that the sampler kept, one row per token of the leading dimensions.
         extras: also return collision, collision_logp, varentropy and max_logp.
 
     Returns:
@@ -68,8 +82,9 @@ def token_stats(
 
     Raises:
         TypeError, ValueError: an argument of the wrong dtype, shape, device or layout; on the CPU
-            also a token outside [0, V) or a temperature that is not positive and finite in an
-            unmasked row. On CUDA such a row is NaN, for finding it would wait for the device.
+            also a token outside [0, V), a temperature that is not positive and finite, or a
+            malformed support in an unmasked row. On CUDA such a row is NaN, for finding it would
+            wait for the device.
     """
     for name, value in (("logits", logits), ("tokens", tokens), ("mask", mask)):
         if not isinstance(value, Tensor) and not (name == "mask" and value is None):
@@ -89,9 +104,14 @@ def token_stats(
         raise TypeError(
             f"temperature: expected a number or a tensor, got {type(temperature).__name__}"
         )
-    logp, entropy, lse, _, _, extra = ops.token_stats_forward(
-        logits, tokens, temperature, mask, extras
+    if not isinstance(support, Support | None):
+        raise TypeError(f"support: expected a Support, got {type(support).__name__}")
+    offsets, ids = (None, None) if support is None else (support.offsets, support.ids)
+    logp, entropy, lse, _, _, extra, support_stats = ops.token_stats_forward(
+        logits, tokens, temperature, mask, extras, offsets, ids
     )
-    if not extras:
-        return TokenStats(logp, entropy, lse)
-    return TokenStats(logp, entropy, lse, *extra.detach().unbind())
+    return TokenStats(
+        *(logp, entropy, lse),
+        *(extra.detach().unbind() if extras else (None,) * 4),
+        *(() if support is None else support_stats[:2].unbind()),
+    )

@@ -14,6 +14,7 @@ from tests import draws
 from tests.truth import (
     DIFFERENTIABLE,
     EXTRAS,
+    OUTPUTS,
     Upstream,
     assert_within_rule,
     baseline_run,
@@ -206,13 +207,13 @@ def test_no_input_is_modified(dtype: torch.dtype, device: torch.device) -> None:
     inputs = (logits, tokens, temperature, mask, upstream)
     before = [(x.detach().clone(), x._version) for x in inputs]
     stats = token_stats(logits, tokens, temperature=temperature, mask=mask, extras=True)
-    outputs = [x.detach().clone() for x in stats]
+    outputs = {name: getattr(stats, name).detach().clone() for name in OUTPUTS}
     torch.autograd.backward(stats[:3], (upstream, upstream, upstream))
     for x, (value, version) in zip(inputs, before, strict=True):
         assert torch.equal(x.detach(), value)
         assert x._version == version
-    for output, value in zip(stats, outputs, strict=True):
-        assert same_bits(output.detach(), value)
+    for name, value in outputs.items():
+        assert same_bits(getattr(stats, name).detach(), value), name
 
 
 def test_logits_changed_in_place_before_the_backward_pass_are_refused(
@@ -232,9 +233,9 @@ def test_what_requires_grad(device: torch.device) -> None:
     logits = draws.draw_logits("randn", 3, 33, torch.float32).to(device)
     tokens = logits.argmax(-1)
     frozen = token_stats(logits, tokens, extras=True)
-    assert not any(output.requires_grad for output in frozen)
+    assert not any(getattr(frozen, name).requires_grad for name in OUTPUTS)
     live = token_stats(logits.clone().requires_grad_(), tokens, extras=True)
-    assert {n for n, output in live._asdict().items() if output.requires_grad} == {*DIFFERENTIABLE}
+    assert {n for n in OUTPUTS if getattr(live, n).requires_grad} == {*DIFFERENTIABLE}
     assert all(getattr(live, name).grad_fn is None for name in EXTRAS)
     with torch.no_grad():
         assert not token_stats(logits.clone().requires_grad_(), tokens).logp.requires_grad

@@ -107,9 +107,9 @@ def test_scalar_temperature_is_the_same_number_in_every_row(
     each = torch.full((5,), temperature, dtype=stats_dtype(dtype), device=device)
     rows = token_stats(logits, tokens, temperature=each, extras=True)
     zero_dim = token_stats(logits, tokens, temperature=each[0], extras=True)
-    for a, b, c in zip(scalar, rows, zero_dim, strict=True):
-        assert same_bits(a, b)
-        assert same_bits(a, c)
+    for name in OUTPUTS:
+        assert same_bits(getattr(scalar, name), getattr(rows, name)), name
+        assert same_bits(getattr(scalar, name), getattr(zero_dim, name)), name
 
 
 @pytest.mark.isa

@@ -53,7 +53,7 @@ def run(
         used = [(output, g) for output, g in zip(stats[:3], upstream, strict=True) if g is not None]
         outputs, grads = zip(*((o, g.to(o.dtype)) for o, g in used), strict=True)
         gradients.append(torch.autograd.grad(outputs, leaf, grads, retain_graph=True)[0])
-    return Run({name: value.detach() for name, value in stats._asdict().items()}, gradients)
+    return Run({name: getattr(stats, name).detach() for name in OUTPUTS}, gradients)
 
 
 def gradient(

@@ -14,19 +14,37 @@ struct Implementation {
   bool usable;
   decltype(&token_stats_forward_cpu) forward;
   decltype(&token_stats_backward_cpu) backward;
+  decltype(&support_forward_cpu) support_forward;
+  decltype(&support_backward_cpu) support_backward;
+  decltype(&token_moments_cpu) token_moments;
+  decltype(&token_covariance_cpu) token_covariance;
+  decltype(&clipped_tokens_cpu) clipped_tokens;
+  decltype(&select_pass_cpu) select_pass;
+  decltype(&select_mark_cpu) select_mark;
+  decltype(&entropy_change_cpu) entropy_change;
+  decltype(&steer_range_cpu) steer_range;
+  decltype(&steer_weights_cpu) steer_weights;
 };
+
+#define ENTROPY_IMPLEMENTATION(isa, usable)                                             \
+  {                                                                                     \
+    #isa, usable, isa::token_stats_forward, isa::token_stats_backward,                  \
+        isa::support_forward, isa::support_backward, isa::token_moments,                \
+        isa::token_covariance, isa::clipped_tokens, isa::select_pass, isa::select_mark, \
+        isa::entropy_change, isa::steer_range, isa::steer_weights                       \
+  }
 
 Implementation choose() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const Implementation known[] = {
-      {"v4", __builtin_cpu_supports("x86-64-v4") != 0, v4::token_stats_forward, v4::token_stats_backward},
-      {"v3", __builtin_cpu_supports("x86-64-v3") != 0, v3::token_stats_forward, v3::token_stats_backward},
-      {"v2", __builtin_cpu_supports("x86-64-v2") != 0, v2::token_stats_forward, v2::token_stats_backward},
+      ENTROPY_IMPLEMENTATION(v4, __builtin_cpu_supports("x86-64-v4") != 0),
+      ENTROPY_IMPLEMENTATION(v3, __builtin_cpu_supports("x86-64-v3") != 0),
+      ENTROPY_IMPLEMENTATION(v2, __builtin_cpu_supports("x86-64-v2") != 0),
   };
 #else
   const Implementation known[] = {
-      {"baseline", true, baseline::token_stats_forward, baseline::token_stats_backward},
+      ENTROPY_IMPLEMENTATION(baseline, true),
   };
 #endif
   const char* const wanted = std::getenv("ENTROPY_EXT_ISA");
@@ -57,6 +75,46 @@ int64_t token_stats_forward_cpu(const TokenStatsForward& params, int threads) {
 
 void token_stats_backward_cpu(const TokenStatsBackward& params, int threads) {
   chosen().backward(params, threads);
+}
+
+int64_t support_forward_cpu(const SupportForward& params, int threads) {
+  return chosen().support_forward(params, threads);
+}
+
+int64_t support_backward_cpu(const SupportBackward& params, int threads) {
+  return chosen().support_backward(params, threads);
+}
+
+int64_t token_moments_cpu(const TokenMoments& params, int threads) {
+  return chosen().token_moments(params, threads);
+}
+
+int64_t token_covariance_cpu(const TokenCovariance& params, int threads) {
+  return chosen().token_covariance(params, threads);
+}
+
+void clipped_tokens_cpu(const ClippedTokens& params, int threads) {
+  chosen().clipped_tokens(params, threads);
+}
+
+int64_t select_pass_cpu(const TokenSelect& params, int pass, int threads) {
+  return chosen().select_pass(params, pass, threads);
+}
+
+void select_mark_cpu(const TokenSelect& params, int threads) {
+  chosen().select_mark(params, threads);
+}
+
+void entropy_change_cpu(const EntropyChange& params, int threads) {
+  chosen().entropy_change(params, threads);
+}
+
+int64_t steer_range_cpu(const SteerWeights& params, int threads) {
+  return chosen().steer_range(params, threads);
+}
+
+void steer_weights_cpu(const SteerWeights& params, int threads) {
+  chosen().steer_weights(params, threads);
 }
 
 const char* cpu_isa() { return chosen().name; }

@@ -12,7 +12,7 @@
 #include <immintrin.h>
 #endif
 
-#include "../softmax_moments.h"
+#include "../rows.h"
 
 namespace entropy_ext::ENTROPY_EXT_ISA {
 
@@ -125,9 +125,8 @@ ENTROPY_INLINE Vector<float> exp2_polynomial(Vector<float> f) {
   return fused(p, f, splat(1.0f));
 }
 
-ENTROPY_INLINE Vector<double> exp2_polynomial(Vector<double> f) {
-  // Taylor series of exp(f·ln 2) to the 13th power: 4e-18 on [−½, ½].
-  const Vector<double> r = f * splat(Constants<double>::kLn2);
+// e^r by the Taylor series to the 13th power: 4e-18 for |r| ≤ ½·ln 2.
+ENTROPY_INLINE Vector<double> exp_polynomial(Vector<double> r) {
   Vector<double> p = splat(1.0 / 6227020800.0);
   constexpr double kInverseFactorial[] = {1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800,
                                           1.0 / 362880,    1.0 / 40320,    1.0 / 5040,
@@ -136,6 +135,10 @@ ENTROPY_INLINE Vector<double> exp2_polynomial(Vector<double> f) {
                                           1.0};
   for (double c : kInverseFactorial) p = fused(p, r, splat(c));
   return p;
+}
+
+ENTROPY_INLINE Vector<double> exp2_polynomial(Vector<double> f) {
+  return exp_polynomial(f * splat(Constants<double>::kLn2));
 }
 
 template <class Real>
@@ -195,15 +198,6 @@ ENTROPY_INLINE void narrow(float x, Float16* out) {
   }
   out->bits = static_cast<uint16_t>(half | sign);
 }
-
-template <class Storage>
-struct RealOf {
-  using Type = float;
-};
-template <>
-struct RealOf<double> {
-  using Type = double;
-};
 
 // A pair of vectors widened from 2·kLanes elements, and the reverse. Which element goes to which
 // lane is the format's choice, the same in both: bfloat16 splits 32-bit words into halves, which

@@ -11,6 +11,7 @@
 #include <memory>
 
 #include "accumulators.h"
+#include "gradient.h"
 #include "isa.h"
 
 namespace entropy_ext::ENTROPY_EXT_ISA {
@@ -51,15 +52,10 @@ struct Row {
   int64_t token;
 
   ENTROPY_INLINE Row(const Params& params, int64_t row)
-      : z(static_cast<const Storage*>(params.logits) + row_offset(params.layout, row)),
-        scale(static_cast<const Real*>(params.temperature)[row * params.temperature_stride]),
+      : z(logits_of<Storage>(params, row)),
+        scale(temperature_of<Storage>(params, row)),
         token(params.tokens[row]) {}
 };
-
-template <class Params>
-ENTROPY_INLINE bool masked(const Params& params, int64_t row) {
-  return params.mask != nullptr && !params.mask[row];
-}
 
 template <class Storage, bool kExtras>
 void forward(const TokenStatsForward& params, int threads) {
@@ -113,13 +109,6 @@ void forward(const TokenStatsForward& params, int threads) {
   }
 }
 
-template <class Real>
-ENTROPY_INLINE Vector<Real> gradient_of(Vector<Real> z, const RowGradient<Real>& row) {
-  Vector<Real> u = (z - splat(row.row_max)) * splat(row.log2_scale);
-  const Vector<Real> e = exp2_guarded<Real>(u);
-  return e * fused(splat(row.slope), u, splat(row.offset));
-}
-
 template <class Storage>
 void segment_gradient(const Storage* z, int64_t columns,
                       const RowGradient<typename RealOf<Storage>::Type>& row, Storage* out) {
@@ -158,12 +147,15 @@ void backward(const TokenStatsBackward& params, int threads) {
     const Row<TokenStatsBackward, Storage> row(params, r);
     const RowGradient<Real> gradient(params, r, row.scale);
     const Storage* const z = row.z + begin;
+    // Read first: the gradient may be written over the logits.
+    const int64_t t = row.token - begin;
+    const bool here = t >= 0 && t < columns;
+    const Real token_logit = here ? Real(widen(z[t])) : negative_infinity<Real>();
     segment_gradient<Storage>(z, columns, gradient, out);
 
-    const int64_t t = row.token - begin;
-    if (t < 0 || t >= columns || widen(z[t]) == negative_infinity<Real>()) continue;
+    if (token_logit == negative_infinity<Real>()) continue;
     // The token's entry anew, so that a half-precision gradient is rounded once.
-    const Real at_token = gradient_of<Real>(splat(Real(widen(z[t]))), gradient)[0];
+    const Real at_token = gradient_of<Real>(splat(token_logit), gradient)[0];
     narrow(at_token + gradient.at_token, out + t);
   }
 }

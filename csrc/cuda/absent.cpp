@@ -1,4 +1,5 @@
 // Stands in for the CUDA launchers in a build without nvcc.
+#include "../support_stats.h"
 #include "../token_selection.h"
 #include "../token_stats.h"
 
@@ -12,6 +13,8 @@ constexpr char kError[] = "entropy_ext was built without CUDA; reinstall it wher
 int64_t token_stats_forward_scratch_bytes(Dtype, int64_t, int64_t, int) { return 0; }
 const char* token_stats_forward_cuda(const TokenStatsForward&, void*) { return kError; }
 const char* token_stats_backward_cuda(const TokenStatsBackward&, void*) { return kError; }
+const char* support_forward_cuda(const SupportForward&, void*) { return kError; }
+const char* support_backward_cuda(const SupportBackward&, void*) { return kError; }
 int64_t moment_blocks(int64_t) { return 0; }
 const char* token_moments_cuda(const TokenMoments&, void*) { return kError; }
 const char* merge_moments_cuda(const MergeMoments&, void*) { return kError; }

@@ -48,8 +48,7 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<Storage>)
       static_cast<int>(blockIdx.x % blocks_per_row) * tiles_per_block * kTile<Storage>;
   const int block_end = block_begin + tiles_per_block * kTile<Storage>;
 
-  const bool dropped = params.mask != nullptr && !params.mask[r];
-  if (dropped) {
+  if (masked(params, r)) {
     const Real zeros[kWidth] = {};
     for (int column = block_begin + static_cast<int>(threadIdx.x) * kWidth;
          column < block_end && column < end; column += kThreads * kWidth) {
@@ -58,10 +57,8 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<Storage>)
     return;
   }
 
-  const Storage* const z_row =
-      static_cast<const Storage*>(params.logits) + row_offset(params.layout, r) - begin;
-  const TemperatureScale<Real> scale(
-      static_cast<const Real*>(params.temperature)[r * params.temperature_stride]);
+  const Storage* const z_row = logits_of<Storage>(params, r) - begin;
+  const TemperatureScale<Real> scale(temperature_of<Storage>(params, r));
   const RowGradient<Real> row(params, r, scale);
   const int64_t token = params.tokens[r] + begin;
   const RowReader<Storage> reader(z_row, begin, end);

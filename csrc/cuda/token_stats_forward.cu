@@ -164,31 +164,6 @@ __device__ __forceinline__ SoftmaxMoments<typename RealOf<Storage>::Type, kExtra
   return moments.mergeable();
 }
 
-template <class Params>
-__device__ __forceinline__ bool masked(const Params& params, int64_t row) {
-  return params.mask != nullptr && !params.mask[row];
-}
-
-template <class Storage>
-__device__ __forceinline__ typename RealOf<Storage>::Type temperature_of(
-    const TokenStatsForward& params, int64_t row) {
-  using Real = typename RealOf<Storage>::Type;
-  return static_cast<const Real*>(params.temperature)[row * params.temperature_stride];
-}
-
-template <class Storage>
-__device__ __forceinline__ const Storage* logits_of(const TokenStatsForward& params, int64_t row) {
-  return static_cast<const Storage*>(params.logits) + row_offset(params.layout, row);
-}
-
-// Whether the row's logits are to be read.
-template <class Storage>
-__device__ __forceinline__ bool row_counts(const TokenStatsForward& params, int64_t row) {
-  return !masked(params, row) && params.tokens[row] >= 0 && params.tokens[row] < params.vocab &&
-         TemperatureScale<typename RealOf<Storage>::Type>::valid(
-             temperature_of<Storage>(params, row));
-}
-
 // What stands in a row that does not count: 0 where it is masked, NaN where its input is bad.
 template <class Storage, bool kExtras>
 __device__ __forceinline__ void write_uncounted_row(const TokenStatsForward& params, int64_t row) {

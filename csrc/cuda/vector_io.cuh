@@ -1,22 +1,13 @@
 // Sixteen bytes of logits at a time, whatever the alignment of the row.
 #pragma once
 
-#include "../softmax_moments.h"
+#include "../rows.h"
 #include "launch.cuh"
 
 namespace entropy_ext {
 
 using BFloat16 = __nv_bfloat16;
 using Float16 = __half;
-
-template <class Storage>
-struct RealOf {
-  using Type = float;
-};
-template <>
-struct RealOf<double> {
-  using Type = double;
-};
 
 // Elements in 16 bytes.
 template <class Storage>

@@ -31,6 +31,9 @@ IO = "cuda/vector_io.cuh"
 FORWARD = "cuda/token_stats_forward.cu"
 BACKWARD = "cuda/token_stats_backward.cu"
 MOMENTS = "softmax_moments.h"
+ROWS = "rows.h"
+KEPT = "kept_ids.h"
+SUPPORT = "cuda/support_stats.cu"
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ FAULTS = [
     ),
     Fault(
         "row offsets in 32 bits",
-        MOMENTS,
+        ROWS,
         "return offset + row * layout.stride[0];",
         "return static_cast<int32_t>(offset + row * layout.stride[0]);",
     ),
@@ -197,8 +200,8 @@ FAULTS = [
     Fault(
         "masked rows read by the backward pass",
         BACKWARD,
-        "params.mask != nullptr && !params.mask[r]",
-        "false",
+        "if (masked(params, r)) {",
+        "if (false) {",
     ),
 ]
 
