@@ -1,0 +1,130 @@
+"""DeepSeek-V3.2's stabilisers of GRPO."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, cast, get_args
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from entropy_ext import TokenStats
+from entropy_ext.recipes.base import Recipe
+from entropy_ext.recipes.types import Plan, Targets
+from entropy_ext.rl.advantages import group_mean
+from entropy_ext.rl.checks import check_bound, check_choice
+from entropy_ext.rl.losses import TokenLoss, off_policy_sequence_mask
+from entropy_ext.rl.rollout import Rollout
+
+__all__ = ["DeepSeekV32"]
+
+Behaviour = Literal["sampler", "trainer"]
+
+
+class DeepSeekV32(Recipe):
+    """GRPO kept stable on stale data.
+
+    Against GRPO: A = r − mean_g r; sequences of negative advantage whose mean old_logp − logp
+    exceeds off_policy_threshold leave the policy loss, not the KL penalty and not the divisors;
+    the KL estimator is unbiased off policy; a top-p or top-k sampler's kept sets restrict the
+    policy while training too.
+
+    "DeepSeek-V3.2" (arXiv 2512.02556, section 3.1), formulas as TRL and slime have them. The report
+    gives neither the threshold (0.5 is TRL's suggestion, slime has 1e-4) nor the KL weight, of
+    which it says that it depends on the domain and may be 0 for mathematics. Keep Routing is the
+    harness's: it replays the experts recorded in sampling.
+
+    With Rollout.support, old_logp, ref_logp and rollout_logp must be those renormalised over the
+    kept sets, as stats.support_logp is.
+
+    Args:
+        off_policy_threshold: nats per token, or None to leave no sequence out.
+        behaviour: whose log-probability the distance is measured from: "sampler", which catches a
+            mismatch of the two engines as well (Rollout.rollout_logp), or "trainer" (old_logp).
+        kl_coef: weight of the penalty on the divergence from the reference.
+        domain_kl: Rollout.domain → factor on kl_coef; 1 for those not named.
+        options: the remaining arguments of `Recipe`.
+    """
+
+    name: ClassVar[str] = "deepseek_v32"
+    paper: ClassVar[str] = "arXiv 2512.02556"
+
+    def __init__(
+        self,
+        *,
+        off_policy_threshold: float | None = 0.5,
+        behaviour: Behaviour = "sampler",
+        kl_coef: float = 1e-3,
+        domain_kl: Mapping[int, float] | None = None,
+        **options: Any,
+    ) -> None:
+        self.refuse(options, "eps")
+        super().__init__(kl_coef=kl_coef, **{"kl_estimator": "unbiased", **options})
+        if off_policy_threshold is not None:
+            check_bound("off_policy_threshold", off_policy_threshold, at_least=0)
+        check_choice("behaviour", behaviour, get_args(Behaviour))
+        self.off_policy_threshold = off_policy_threshold
+        self.behaviour = behaviour
+        self.domain_kl = dict(domain_kl or {})
+        # The mean is over the whole response.
+        self.whole_sequences = True
+        if behaviour == "sampler" and off_policy_threshold is not None:
+            self.needs = self.needs | {"rollout_logp"}
+        if self.domain_kl:
+            self.needs = self.needs | {"domain"}
+
+    def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
+        """Reward above the group's mean."""
+        self.check(rollout)
+        return Targets(
+            group_mean(rollout.rewards, rollout.prompt, rollout.mask, singleton=self.singleton)
+        )
+
+    @torch.no_grad()
+    def prepare(
+        self,
+        stats: TokenStats | None,
+        rollout: Rollout,
+        targets: Targets,
+        *,
+        group: dist.ProcessGroup | None = None,
+    ) -> Plan:
+        """The base's plan, and how much each token's divergence counts."""
+        plan = super().prepare(stats, rollout, targets, group=group)
+        if not self.domain_kl:
+            return plan
+        factor = torch.ones_like(rollout.old_logp)
+        for domain, value in self.domain_kl.items():
+            here = (cast(Tensor, rollout.domain) == domain).unsqueeze(-1)
+            factor = torch.where(here, value, factor)
+        return replace(plan, tokens={**plan.tokens, "kl": factor})
+
+    def token_loss(
+        self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
+    ) -> TokenLoss:
+        """The base's, of the policy that the sampler's kept sets leave."""
+        if rollout.support is not None:
+            if stats.support_logp is None:
+                raise ValueError("stats.support_logp: expected a tensor for Rollout.support")
+            stats = stats._replace(logp=stats.support_logp)
+        return super().token_loss(stats, rollout, targets, plan)
+
+    def policy_loss(
+        self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
+    ) -> TokenLoss:
+        """Clipped, without the sequences that are off policy and wrong."""
+        loss, metrics = super().policy_loss(stats, rollout, targets, plan)
+        if self.off_policy_threshold is None:
+            return TokenLoss(loss, metrics)
+        behaviour = rollout.rollout_logp if self.behaviour == "sampler" else rollout.old_logp
+        kept = off_policy_sequence_mask(
+            stats.logp,
+            cast(Tensor, behaviour),
+            targets.advantages,
+            plan.mask,
+            threshold=self.off_policy_threshold,
+        )
+        left_out = (plan.mask & ~kept).sum()
+        return TokenLoss(torch.where(kept, loss, 0.0), {**metrics, "off_policy": left_out})

@@ -1,0 +1,88 @@
+"""LUFFY: one response of each group is a teacher's."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+import torch.distributed as dist
+from torch import Tensor
+
+from entropy_ext import TokenStats
+from entropy_ext.recipes.base import Recipe
+from entropy_ext.recipes.types import Plan, Sampling, Targets
+from entropy_ext.rl.advantages import group_mean
+from entropy_ext.rl.aggregate import Aggregation
+from entropy_ext.rl.checks import check_bound
+from entropy_ext.rl.losses import TokenLoss, mixed_policy
+from entropy_ext.rl.rollout import Rollout
+
+__all__ = ["Luffy"]
+
+
+class Luffy(Recipe):
+    """Learning to reason under off-policy guidance.
+
+    Against GRPO: one response of the group is a teacher's, and counts in the group's mean; on its
+    tokens the loss is −A·p/(p + gamma), p the policy's own probability, never clipped; advantages
+    are not divided by the standard deviation; the loss is a mean over all tokens.
+
+    "Learning to Reason under Off-Policy Guidance" (arXiv 2504.14945). Figures there: 128 prompts ×
+    8, of which one is the teacher's, 2 optimizer steps per rollout. The default clips the policy's
+    own tokens, as in the paper. The released script clips nowhere (clip_low=1, clip_high=math.inf)
+    and divides by the longest length alone (aggregation="seq-mean-token-sum-norm", which is that
+    divided by the number of responses as well). entropy_coef is the script's.
+
+    Args:
+        gamma: where the shaped weight has its largest slope; None weighs teacher tokens by p.
+        teacher_probabilities: weigh teacher tokens by the ratio to Rollout.teacher_logp instead;
+            the released code then leaves the shaping out, and so does this.
+        entropy_coef: weight of the entropy bonus.
+        options: the remaining arguments of `Recipe`.
+    """
+
+    name: ClassVar[str] = "luffy"
+    paper: ClassVar[str] = "arXiv 2504.14945"
+    needs: frozenset[str] = frozenset({"teacher"})
+    aggregation: Aggregation = "token-mean"
+    minibatches: int = 2
+    sampling: Sampling = Sampling(group_size=8, teacher_traces=1)
+
+    def __init__(
+        self,
+        *,
+        gamma: float | None = 0.1,
+        teacher_probabilities: bool = False,
+        entropy_coef: float = 0.001,
+        **options: Any,
+    ) -> None:
+        self.refuse(options, "eps", "dual_clip")
+        super().__init__(entropy_coef=entropy_coef, **options)
+        if gamma is not None:
+            check_bound("gamma", gamma, above=0)
+        self.gamma = gamma
+        self.teacher_probabilities = teacher_probabilities
+        if teacher_probabilities:
+            self.needs = self.needs | {"teacher_logp"}
+
+    def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
+        """Reward above the mean of the group, teacher included."""
+        self.check(rollout)
+        return Targets(
+            group_mean(rollout.rewards, rollout.prompt, rollout.mask, singleton=self.singleton)
+        )
+
+    def policy_loss(
+        self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
+    ) -> TokenLoss:
+        """Clipped on own tokens, shaped on the teacher's."""
+        return mixed_policy(
+            stats.logp,
+            rollout.old_logp,
+            targets.advantages,
+            plan.mask,
+            teacher=cast(Tensor, rollout.teacher),
+            teacher_logp=rollout.teacher_logp if self.teacher_probabilities else None,
+            gamma=self.gamma,
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+        )

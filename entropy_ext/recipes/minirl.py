@@ -1,0 +1,77 @@
+"""MiniRL: token-level REINFORCE as the first-order form of the sequence objective."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+import torch.distributed as dist
+from torch import Tensor
+
+from entropy_ext import TokenStats
+from entropy_ext.recipes.base import Recipe
+from entropy_ext.recipes.types import Plan, Targets
+from entropy_ext.rl.advantages import group_mean
+from entropy_ext.rl.aggregate import Aggregation
+from entropy_ext.rl.checks import check_bound
+from entropy_ext.rl.losses import TokenLoss, minirl
+from entropy_ext.rl.rollout import Rollout
+
+__all__ = ["MiniRL"]
+
+
+class MiniRL(Recipe):
+    """Qwen's minimal stable baseline.
+
+    Against GRPO: L = −M·sg(w)·A·logp, with w the capped ratio to the sampler's own probability and
+    M leaving out tokens beyond the bounds of the trainer's ratio on the side of their advantage;
+    A = r − mean_g r; responses count by the sum over their tokens, not divided by length.
+
+    "Stabilizing Reinforcement Learning with LLMs: Formulation and Practices" (arXiv 2512.01374).
+    Not verified from it: clip_low, clip_high and max_weight; sail-sg/Stable-RL has max_weight=10.
+
+    Args:
+        clip_low: tokens of negative advantage count down to a ratio of 1 − clip_low.
+        clip_high: tokens of positive advantage count up to a ratio of 1 + clip_high.
+        max_weight: cap on w.
+        options: the remaining arguments of `Recipe`.
+    """
+
+    name: ClassVar[str] = "minirl"
+    paper: ClassVar[str] = "arXiv 2512.01374"
+    needs: frozenset[str] = frozenset({"rollout_logp"})
+    aggregation: Aggregation = "seq-mean-token-sum"
+
+    def __init__(
+        self,
+        *,
+        clip_low: float = 0.2,
+        clip_high: float = 0.27,
+        max_weight: float = 5.0,
+        **options: Any,
+    ) -> None:
+        self.refuse(options, "eps", "dual_clip")
+        super().__init__(clip_low=clip_low, clip_high=clip_high, **options)
+        check_bound("max_weight", max_weight, above=0)
+        self.max_weight = max_weight
+
+    def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
+        """Reward above the group's mean."""
+        self.check(rollout)
+        return Targets(
+            group_mean(rollout.rewards, rollout.prompt, rollout.mask, singleton=self.singleton)
+        )
+
+    def policy_loss(
+        self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
+    ) -> TokenLoss:
+        """Log-likelihood weighted by advantage and importance, far tokens left out."""
+        return minirl(
+            stats.logp,
+            rollout.old_logp,
+            targets.advantages,
+            plan.mask,
+            rollout_logp=cast(Tensor, rollout.rollout_logp),
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+            max_weight=self.max_weight,
+        )

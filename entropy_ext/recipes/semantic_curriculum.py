@@ -1,0 +1,46 @@
+"""Prompts on which the answers agree first: a part for `compose`, and half of SENT."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from entropy_ext.recipes.base import Recipe
+from entropy_ext.recipes.types import PromptStats
+from entropy_ext.rl.checks import check_bound
+from entropy_ext.rl.stages import semantic_stages
+
+__all__ = ["SemanticCurriculum"]
+
+
+class SemanticCurriculum(Recipe):
+    """GRPO on prompts of low semantic entropy first, of high semantic entropy last.
+
+    The harness measures each prompt's semantic entropy before training, with the policy that
+    training starts from; prompts it has not measured are drawn in every stage.
+
+    "Efficient RL with Semantic and Token Entropy for LLM Reasoning" (arXiv 2512.04359).
+
+    Args:
+        stages: how many parts of equal size the prompts fall into; 1 draws from all, always.
+        options: the remaining arguments of `Recipe`.
+    """
+
+    name: ClassVar[str] = "semantic_curriculum"
+    paper: ClassVar[str] = "arXiv 2512.04359"
+
+    def __init__(self, *, stages: int = 2, **options: Any) -> None:
+        super().__init__(**options)
+        check_bound("stages", stages, at_least=1)
+        self.stages = stages
+
+    def select_prompts(self, prompt_stats: PromptStats, progress: float) -> Tensor:
+        """The prompts of this stage."""
+        if self.stages == 1:
+            return super().select_prompts(prompt_stats, progress)
+        if prompt_stats.semantic_entropy is None:
+            raise ValueError(
+                f"recipe {self.name} needs PromptStats.semantic_entropy, which is None"
+            )
+        return semantic_stages(prompt_stats.semantic_entropy, progress, stages=self.stages)
