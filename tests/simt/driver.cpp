@@ -2,16 +2,14 @@
 // between red zones, and writes what they computed to standard output. emulator.py is the other end.
 #include <sys/mman.h>
 
-#include <algorithm>
 #include <cstdint>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "guarded.h"
+#include "driver_io.h"
 #include "simt_control.h"
 #include "token_stats.h"
 
@@ -19,6 +17,7 @@ namespace {
 
 using entropy_ext::Dtype;
 using simt::GuardedBytes;
+using simt::Input;
 
 // Little-endian int64 throughout, in this order; then the arrays that emulator.py lists.
 struct Header {
@@ -39,38 +38,6 @@ struct Header {
   int64_t ulps;            // error of fast_exp2
   int64_t row_distance;    // elements between rows, which the storage holds without a gap; or 0
 };
-
-bool read_bytes(void* to, size_t bytes) { return std::fread(to, 1, bytes, stdin) == bytes; }
-
-// An array that the kernels only read.
-class Input {
- public:
-  explicit Input(size_t bytes) : memory_(bytes) {
-    if (!read_bytes(memory_.begin(), bytes)) std::exit(2);
-    before_.assign(memory_.begin(), memory_.begin() + bytes);
-  }
-
-  unsigned char* data() const { return memory_.begin(); }
-  bool unchanged() const {
-    return memory_.intact() && std::equal(before_.begin(), before_.end(), memory_.begin());
-  }
-
- private:
-  GuardedBytes memory_;
-  std::vector<unsigned char> before_;
-};
-
-void write_result(const std::string& error, const std::vector<const GuardedBytes*>& outputs) {
-  const int64_t length = static_cast<int64_t>(error.size());
-  std::fwrite(&length, sizeof(length), 1, stdout);
-  std::fwrite(error.data(), 1, error.size(), stdout);
-  if (error.empty()) {
-    for (const GuardedBytes* output : outputs) {
-      std::fwrite(output->begin(), 1, output->bytes(), stdout);
-    }
-  }
-  std::fflush(stdout);
-}
 
 size_t element_bytes(Dtype dtype) {
   switch (dtype) {
@@ -187,13 +154,13 @@ void run_case(const Header& header) {
   for (const GuardedBytes* output : outputs) {
     if (text.empty() && !output->intact()) text = "written beside an output";
   }
-  write_result(text, {&logp, &entropy, &lse, &row_max, &row_sum, &extras, &grad_logits});
+  simt::write_result(text, {&logp, &entropy, &lse, &row_max, &row_sum, &extras, &grad_logits});
 }
 
 }  // namespace
 
 int main() {
   Header header;
-  while (read_bytes(&header, sizeof(header))) run_case(header);
+  while (simt::read_bytes(&header, sizeof(header))) run_case(header);
   return 0;
 }

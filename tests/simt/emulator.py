@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -62,12 +63,10 @@ class Case:
         arrays = [storage, self.tokens, self.temperature.to(real)]
         arrays += [] if self.mask is None else [self.mask]
         arrays += [] if self.upstream is None else [g.to(real) for g in self.upstream]
-        return struct.pack(f"<{len(header)}q", *header) + b"".join(map(_bytes, arrays))
+        return struct.pack(f"<{len(header)}q", *header) + b"".join(map(to_bytes, arrays))
 
-    def decode(self, answer: _Reader) -> dict[str, Tensor]:
-        (length,) = struct.unpack("<q", answer.take(8))
-        if length:
-            raise KernelError(answer.take(length).decode())
+    def decode(self, answer: Answer) -> dict[str, Tensor]:
+        answer.raise_error()
         rows, vocab = self.logits.shape
         real = stats_dtype(self.logits.dtype)
         names = [*DIFFERENTIABLE, "row_max", "row_sum", *(EXTRAS if self.extras else ())]
@@ -77,7 +76,9 @@ class Case:
         return results
 
 
-class _Reader:
+class Answer:
+    """What a driver wrote, taken piece by piece."""
+
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._at = 0
@@ -89,8 +90,16 @@ class _Reader:
             raise KernelError("the program ended before its answer did")
         return piece
 
+    def raise_error(self) -> None:
+        """What comes first: an error, of no length where there was none."""
+        (length,) = struct.unpack("<q", self.take(8))
+        if length:
+            raise KernelError(self.take(length).decode())
+
     def tensor(self, dtype: torch.dtype, shape: tuple[int, ...], name: str) -> Tensor:
         size = int(np.prod(shape)) * dtype.itemsize
+        if size == 0:
+            return torch.empty(shape, dtype=dtype)
         piece = bytearray(self.take(size))
         bits = np.frombuffer(piece, dtype=f"<u{dtype.itemsize}")
         unwritten = bits == np.frombuffer(POISON * 4, dtype=bits.dtype)[0]
@@ -101,12 +110,18 @@ class _Reader:
         return torch.frombuffer(piece, dtype=dtype).reshape(shape)
 
 
-def _bytes(x: Tensor) -> bytes:
+def to_bytes(x: Tensor) -> bytes:
     return x.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
+class EmulatedCase(Protocol):
+    def encode(self) -> bytes: ...
+
+    def decode(self, answer: Answer) -> dict[str, Tensor]: ...
+
+
 def run_cases(
-    program: Path, cases: Iterable[Case], *, timeout: float = 120
+    program: Path, cases: Iterable[EmulatedCase], *, timeout: float = 120
 ) -> list[dict[str, Tensor]]:
     """name → tensor for each case. Raises KernelError for whatever went wrong first."""
     cases = list(cases)
@@ -122,5 +137,5 @@ def run_cases(
     if result.returncode != 0 or result.stderr:
         report = result.stderr.decode(errors="replace")[:4000]
         raise KernelError(f"exit status {result.returncode}: {report}")
-    answer = _Reader(result.stdout)
+    answer = Answer(result.stdout)
     return [case.decode(answer) for case in cases]

@@ -17,15 +17,18 @@ constexpr size_t kGuardBytes = 64;
 constexpr unsigned char kPoison[] = {0xfd, 0xff};
 
 // What is read beside the array is NaN; what is written there, intact() reports. The address
-// sanitizer stops at either.
+// sanitizer stops at either. `offset` bytes put the array off the boundary it would begin at.
 class GuardedBytes {
  public:
-  explicit GuardedBytes(size_t bytes)
-      : bytes_(bytes), lines_((bytes + kGuardBytes - 1) / kGuardBytes + 2), memory_(new Line[lines_]) {
+  explicit GuardedBytes(size_t bytes, size_t offset = 0)
+      : bytes_(bytes),
+        before_(kGuardBytes + offset),
+        lines_((before_ + bytes + kGuardBytes - 1) / kGuardBytes + 1),
+        memory_(new Line[lines_]) {
     for (size_t i = 0; i < lines_ * sizeof(Line); ++i) all()[i] = kPoison[i % 2];
 #if defined(__SANITIZE_ADDRESS__)
-    __asan_poison_memory_region(memory_.get(), kGuardBytes);
-    __asan_poison_memory_region(begin() + bytes, lines_ * sizeof(Line) - kGuardBytes - bytes);
+    __asan_poison_memory_region(memory_.get(), before_);
+    __asan_poison_memory_region(begin() + bytes, lines_ * sizeof(Line) - before_ - bytes);
 #endif
   }
 
@@ -37,13 +40,13 @@ class GuardedBytes {
 
   GuardedBytes(GuardedBytes&&) = default;
 
-  unsigned char* begin() const { return all() + kGuardBytes; }
+  unsigned char* begin() const { return all() + before_; }
   size_t bytes() const { return bytes_; }
 
   bool intact() const {
 #if !defined(__SANITIZE_ADDRESS__)
     for (size_t i = 0; i < lines_ * sizeof(Line); ++i) {
-      const bool inside = i >= kGuardBytes && i < kGuardBytes + bytes_;
+      const bool inside = i >= before_ && i < before_ + bytes_;
       if (!inside && all()[i] != kPoison[i % 2]) return false;
     }
 #endif
@@ -58,6 +61,7 @@ class GuardedBytes {
   unsigned char* all() const { return reinterpret_cast<unsigned char*>(memory_.get()); }
 
   size_t bytes_;
+  size_t before_;
   size_t lines_;
   std::unique_ptr<Line[]> memory_;
 };
