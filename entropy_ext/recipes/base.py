@@ -74,6 +74,7 @@ class Recipe:
         entropy_coef: weight of the entropy bonus.
         kl_coef: weight of the penalty on the divergence from the reference.
         kl_estimator: see `rl.losses.kl_penalty`.
+        kl_max: bound on a token's estimate, nats, or None.
         aggregation: see `rl.aggregate`; None takes the recipe's own.
         eps: added to the group's standard deviation.
         singleton: advantage of a response alone in its group: "zero" or its "reward".
@@ -109,6 +110,7 @@ class Recipe:
         entropy_coef: float = 0.0,
         kl_coef: float = 0.0,
         kl_estimator: KLEstimator = "k3",
+        kl_max: float | None = None,
         aggregation: Aggregation | None = None,
         eps: float = 1e-6,
         singleton: Singleton = "zero",
@@ -128,6 +130,7 @@ class Recipe:
         self.entropy_coef = entropy_coef
         self.kl_coef = kl_coef
         self.kl_estimator: KLEstimator = kl_estimator
+        self.kl_max = kl_max
         if kl_coef > 0:
             self.needs = self.needs | {"ref_logp"}
         self.eps = eps
@@ -228,6 +231,7 @@ class Recipe:
                 plan.mask,
                 estimator=self.kl_estimator,
                 old_logp=rollout.old_logp if self.kl_estimator == "unbiased" else None,
+                max_value=self.kl_max,
             )
             loss = loss + plan.coefficients["kl"] * plan.tokens.get("kl", 1.0) * kl
             metrics = {**metrics, **seen}

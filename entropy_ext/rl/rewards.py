@@ -9,7 +9,7 @@ from torch import Tensor
 
 from entropy_ext.rl.checks import check_bound, check_tensor
 
-__all__ = ["soft_overlong"]
+__all__ = ["cosine_length", "soft_overlong", "truncated_reward"]
 
 
 def soft_overlong(lengths: Tensor, max_length: int, buffer: int, *, floor: float = -1.0) -> Tensor:
@@ -39,3 +39,57 @@ def soft_overlong(lengths: Tensor, max_length: int, buffer: int, *, floor: float
     check_bound("floor", floor, at_least=-math.inf, at_most=0)
     excess = (lengths - (max_length - buffer)).clamp(min=0).to(torch.float32)
     return (-excess / buffer).clamp(min=floor)
+
+
+def cosine_length(
+    lengths: Tensor, max_length: int, *, shortest: float = 0.0, longest: float = -1.0
+) -> Tensor:
+    """Reward for brevity that falls along half a cosine from length 0 to the limit.
+
+    longest + ½(shortest − longest)(1 + cos(π·l/L)), and longest beyond L.
+
+    ProRL v2 (NVIDIA, August 2025) adds such a term on a schedule. Its formula is an image there;
+    this is the form its list of symbols suggests, which could not be verified.
+
+    Args:
+        lengths: [B] integer, tokens.
+        max_length: L, tokens.
+        shortest: value at length 0.
+        longest: value at the limit.
+
+    Returns:
+        [B] float32.
+
+    Raises:
+        ValueError, TypeError: a wrong shape or bound.
+    """
+    check_tensor("lengths", lengths, ndim=1)
+    check_bound("max_length", max_length, at_least=1)
+    angle = (lengths.to(torch.float32) / max_length).clamp(max=1) * math.pi
+    return longest + (shortest - longest) / 2 * (1 + angle.cos())
+
+
+def truncated_reward(rewards: Tensor, truncated: Tensor, *, coef: float = 0.0) -> Tensor:
+    """Rewards with those of responses that ran into the length limit scaled down.
+
+    coef·r where truncated, r elsewhere. With rewards of −1 and 1 a coef below 1 raises the reward
+    of truncated failures; it is meant for 0 and 1.
+
+    "Stop properly" in the recipes of ProRL v2 (NVIDIA, August 2025; NeMo-RL's default is 0). In
+    OpenRLHF a negative coefficient replaces the reward rather than scaling it.
+
+    Args:
+        rewards: [B] floating.
+        truncated: [B] bool.
+        coef: factor, 0 to 1.
+
+    Returns:
+        [B] of the rewards' dtype.
+
+    Raises:
+        ValueError, TypeError: a wrong shape, dtype or bound.
+    """
+    check_tensor("rewards", rewards, ndim=1, floating=True)
+    check_tensor("truncated", truncated, shape=rewards.shape, dtype=torch.bool)
+    check_bound("coef", coef, at_least=0, at_most=1)
+    return torch.where(truncated, coef * rewards, rewards)

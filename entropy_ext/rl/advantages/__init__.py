@@ -1,5 +1,6 @@
 """Advantages: from rewards to a number per token. No gradient."""
 
+from entropy_ext.rl.advantages.baselines import opo
 from entropy_ext.rl.advantages.entropy_neutral import entropy_neutral
 from entropy_ext.rl.advantages.gae import gae, length_adaptive_decay, terminal_rewards
 from entropy_ext.rl.advantages.group import Singleton, group_mean, group_zscore
@@ -22,6 +23,7 @@ __all__ = [
     "group_zscore",
     "leave_one_out",
     "length_adaptive_decay",
+    "opo",
     "psr_nsr",
     "terminal_rewards",
     "unlikeliness",

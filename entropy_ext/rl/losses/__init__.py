@@ -4,6 +4,7 @@ A loss never reduces over tokens and never asks the device for a number. Its met
 over the unmasked tokens, so that those of micro-batches add up; divide by "tokens" for a mean.
 """
 
+from entropy_ext.rl.losses.bcpg import bcpg_nsa
 from entropy_ext.rl.losses.entropic import confidence_pull
 from entropy_ext.rl.losses.kl import KLEstimator, kl_penalty
 from entropy_ext.rl.losses.likelihood import positive_nll
@@ -18,6 +19,7 @@ from entropy_ext.rl.losses.value import value_loss
 __all__ = [
     "KLEstimator",
     "TokenLoss",
+    "bcpg_nsa",
     "confidence_pull",
     "kl_penalty",
     "log_ratio",

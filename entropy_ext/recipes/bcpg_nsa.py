@@ -1,0 +1,81 @@
+"""BCPG-NSA: learn from the correct steps of wrong stored responses."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+import torch.distributed as dist
+from torch import Tensor
+
+from entropy_ext import TokenStats
+from entropy_ext.recipes.base import Recipe
+from entropy_ext.recipes.types import Plan, Sampling, Targets
+from entropy_ext.rl.advantages import group_mean
+from entropy_ext.rl.checks import check_bound
+from entropy_ext.rl.groups import Groups
+from entropy_ext.rl.losses import TokenLoss, bcpg_nsa
+from entropy_ext.rl.rollout import Rollout
+
+__all__ = ["BcpgNsa"]
+
+
+class BcpgNsa(Recipe):
+    """Behavior Constrained Policy Gradient with Negative Sample Augmentation.
+
+    Against GRPO: the responses are stored ones of a reference policy; A = r − mean_g r; the loss is
+    −w·A·logp, w = beta on the correct steps of wrong responses and 1 elsewhere, without ratio or
+    clip; and half of tau times the squared log-ratio of each whole response to the reference.
+
+    "Unearthing Gems from Stones: Policy Optimization with Negative Sample Augmentation for LLM
+    Reasoning" (arXiv 2505.14403). Figures there: 8 passes over 2069 questions × 32 responses at
+    temperature 0.7, mini-batches of 512; beta from 1 down to −0.5 was better than none. A step
+    counts as correct (Rollout.step_correct) where a judge model and a process reward model both
+    say so. No code was released. A training step here is one stored mini-batch.
+
+    Args:
+        beta: −1 to 1: 1 leaves the penalty whole, 0 removes it, below 0 turns it into a reward.
+        tau: weight of the squared log-ratio.
+        options: the remaining arguments of `Recipe`.
+    """
+
+    name: ClassVar[str] = "bcpg_nsa"
+    paper: ClassVar[str] = "arXiv 2505.14403"
+    needs: frozenset[str] = frozenset({"correct", "ref_logp", "step_correct"})
+    whole_sequences: bool = True
+    minibatches: int = 1
+    sampling: Sampling = Sampling(group_size=32, temperature=0.7, offline=True)
+
+    def __init__(self, *, beta: float = 0.5, tau: float = 1e-3, **options: Any) -> None:
+        self.refuse(options, "clip_low", "clip_high", "dual_clip", "eps")
+        super().__init__(**options)
+        check_bound("beta", beta, at_least=-1, at_most=1)
+        check_bound("tau", tau, at_least=0)
+        self.beta = beta
+        self.tau = tau
+
+    def keep(self, rollout: Rollout) -> Tensor:
+        """Responses to questions with right and wrong ones."""
+        self.check(rollout)
+        return Groups(rollout.prompt).varies(cast(Tensor, rollout.correct))
+
+    def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
+        """Rewards above the question's mean."""
+        self.check(rollout)
+        return Targets(
+            group_mean(rollout.rewards, rollout.prompt, rollout.mask, singleton=self.singleton)
+        )
+
+    def policy_loss(
+        self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
+    ) -> TokenLoss:
+        """Likelihood weighted by advantage, and the pull towards the reference."""
+        wrong = ~cast(Tensor, rollout.correct).unsqueeze(-1)
+        return bcpg_nsa(
+            stats.logp,
+            cast(Tensor, rollout.ref_logp),
+            targets.advantages,
+            plan.mask,
+            wrong & cast(Tensor, rollout.step_correct),
+            beta=self.beta,
+            tau=self.tau,
+        )

@@ -1,0 +1,52 @@
+"""OPO: exact on-policy steps with the variance-optimal baseline."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+import torch.distributed as dist
+
+from entropy_ext.recipes.base import Recipe
+from entropy_ext.recipes.types import Targets
+from entropy_ext.rl.advantages import opo
+from entropy_ext.rl.aggregate import Aggregation
+from entropy_ext.rl.checks import check_choice
+from entropy_ext.rl.rollout import Rollout
+
+__all__ = ["Opo"]
+
+Scope = Literal["group", "batch"]
+
+
+class Opo(Recipe):
+    """On-policy RL with Optimal reward baseline.
+
+    Against GRPO: A = r − Σ l·r/Σ l, without a division by the spread; and one optimizer step per
+    rollout, where the ratio is 1 and the clip never acts.
+
+    "On-Policy RL with Optimal Reward Baseline" (arXiv 2505.23585). No KL, no entropy bonus. The
+    derivation is for a sum over tokens, which the token mean is up to a constant; the paper does
+    not fix the aggregation. The released code also offers one baseline over the whole batch.
+
+    Args:
+        scope: the baseline is over the "group" or over the whole "batch".
+        options: the remaining arguments of `Recipe`; singleton="reward" is verl's.
+    """
+
+    name: ClassVar[str] = "opo"
+    paper: ClassVar[str] = "arXiv 2505.23585"
+    aggregation: Aggregation = "token-mean"
+    minibatches: int = 1
+
+    def __init__(self, *, scope: Scope = "group", **options: Any) -> None:
+        self.refuse(options, "eps")
+        super().__init__(**options)
+        check_choice("scope", scope, get_args(Scope))
+        self.scope = scope
+
+    def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
+        """Rewards above the length-weighted mean."""
+        self.check(rollout)
+        prompt = rollout.prompt if self.scope == "group" else torch.zeros_like(rollout.prompt)
+        return Targets(opo(rollout.rewards, prompt, rollout.mask, singleton=self.singleton))

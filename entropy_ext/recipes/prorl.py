@@ -1,0 +1,111 @@
+"""ProRL: entropy kept alive over thousands of steps by a reference that moves along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, cast, get_args
+
+import torch.distributed as dist
+from torch import Tensor
+
+from entropy_ext.recipes.base import Recipe
+from entropy_ext.recipes.types import Sampling, StepActions, Targets
+from entropy_ext.rl.advantages import batch_whiten, group_mean
+from entropy_ext.rl.aggregate import Aggregation
+from entropy_ext.rl.checks import check_bound, check_choice
+from entropy_ext.rl.controllers import ReferenceReset
+from entropy_ext.rl.groups import Groups
+from entropy_ext.rl.rewards import cosine_length
+from entropy_ext.rl.rollout import Rollout
+
+__all__ = ["ProRL"]
+
+ProRLVersion = Literal["v1", "v2"]
+
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "v1": {"clip_high": 0.4, "kl_coef": 1e-4, "kl_estimator": "k3"},
+    "v2": {"clip_high": 0.27, "kl_coef": 1e-4, "kl_estimator": "k2", "kl_max": 10.0},
+}
+_RESETS: dict[str, dict[str, Any]] = {"v1": {"patience": 3}, "v2": {"every": 500}}
+
+
+class ProRL(Recipe):
+    """Prolonged Reinforcement Learning.
+
+    Against GRPO: clip-higher, a token mean and groups without right and wrong answers dropped, as
+    in DAPO; a KL penalty; and the current policy made the reference, in v1 when the score on
+    held-out problems stalls, with a new optimizer, in v2 every 500 steps, the optimizer kept. v2
+    also takes A = r − mean_g r, then whitened over all tokens (REINFORCE++-baseline), and the k2
+    estimate bounded to 10 nats.
+
+    v1: "ProRL: Prolonged Reinforcement Learning Expands Reasoning Boundaries in Large Language
+    Models" (arXiv 2505.24864), 256 prompts × 16 at temperature 1.2. v2: "Scaling LLM Reinforcement
+    Learning with Prolonged Training Using ProRL v2" (NVIDIA, August 2025) and its NeMo-RL and
+    OpenRLHF recipes; a reset every 200 to 500 steps or when the divergence spikes. Not verified:
+    v1's kl_coef and estimator, how long a score must stall, v2's cosine term and its weight.
+
+    Args:
+        version: "v1" or "v2"; sets clip_high, kl_coef, kl_estimator, kl_max and the resets.
+        resets: when to reset; None takes the version's.
+        reset_optimizer: with each reset; None takes the version's.
+        cosine_coef: weight of v2's reward for brevity; 0 leaves it out.
+        cosine_on: steps with it, then
+        cosine_off: steps without it.
+        options: the remaining arguments of `Recipe`.
+    """
+
+    name: ClassVar[str] = "prorl"
+    paper: ClassVar[str] = "arXiv 2505.24864"
+    needs: frozenset[str] = frozenset({"correct"})
+    aggregation: Aggregation = "token-mean"
+    sampling: Sampling = Sampling(group_size=16, temperature=1.2, refill=9)
+
+    def __init__(
+        self,
+        *,
+        version: ProRLVersion = "v1",
+        resets: ReferenceReset | None = None,
+        reset_optimizer: bool | None = None,
+        cosine_coef: float = 0.0,
+        cosine_on: int = 100,
+        cosine_off: int = 500,
+        **options: Any,
+    ) -> None:
+        check_choice("version", version, get_args(ProRLVersion))
+        super().__init__(**{**_DEFAULTS[version], **options})
+        check_bound("cosine_coef", cosine_coef, at_least=0)
+        check_bound("cosine_on", cosine_on, at_least=0)
+        check_bound("cosine_off", cosine_off, at_least=0 if cosine_on else 1)
+        self.version = version
+        self.resets = ReferenceReset(**_RESETS[version]) if resets is None else resets
+        self.reset_optimizer = version == "v1" if reset_optimizer is None else reset_optimizer
+        self.cosine_coef = cosine_coef
+        self.cosine_on = cosine_on
+        self.cosine_period = cosine_on + cosine_off
+
+    def shape_rewards(self, rollout: Rollout) -> Tensor:
+        """Rewards, with the cosine term while it is on."""
+        if self.cosine_coef == 0 or rollout.step % self.cosine_period >= self.cosine_on:
+            return rollout.rewards
+        term = cosine_length(rollout.lengths, rollout.max_length)
+        return rollout.rewards + self.cosine_coef * term.to(rollout.rewards.dtype)
+
+    def keep(self, rollout: Rollout) -> Tensor:
+        """Responses of groups with right and wrong answers."""
+        self.check(rollout)
+        return Groups(rollout.prompt).varies(cast(Tensor, rollout.correct))
+
+    def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
+        """GRPO's in v1; in v2 rewards above the group's mean, whitened over the batch."""
+        if self.version == "v1":
+            return super().targets(rollout, group=group)
+        self.check(rollout)
+        centred = group_mean(
+            rollout.rewards, rollout.prompt, rollout.mask, singleton=self.singleton
+        )
+        return Targets(batch_whiten(centred, rollout.mask, group=group))
+
+    def after_step(self, metrics: Mapping[str, float]) -> StepActions:
+        """A reset when it is due; looks at "kl_reference" and, where there is one, "held_out"."""
+        due = self.resets.step(kl=metrics.get("kl_reference"), validation=metrics.get("held_out"))
+        return StepActions(reset_reference=due, reset_optimizer=due and self.reset_optimizer)

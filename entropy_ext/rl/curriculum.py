@@ -1,0 +1,65 @@
+"""Weights from semantic entropy: how strongly to learn from a prompt. No gradient."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from entropy_ext.rl.checks import check_bound, check_choice, check_tensor
+
+__all__ = ["UncertaintyShape", "uncertainty_weight"]
+
+UncertaintyShape = Literal["inverse", "linear", "exponential", "focal"]
+
+
+@torch.no_grad()
+def uncertainty_weight(
+    entropy: Tensor,
+    *,
+    max_entropy: float,
+    alpha: float = 0.0417,
+    shape: UncertaintyShape = "inverse",
+    gamma: float = 2.0,
+) -> Tensor:
+    """A factor on a prompt's advantages that falls as its answers disagree.
+
+    With x = α·SE/SE_max:
+
+    - inverse:     1/(1 + x)
+    - linear:      max(1 − x, 0)
+    - exponential: e⁻ˣ
+    - focal:       max(1 − x, 0)^γ
+
+    1 where SE = 0 or α = 0. No gradient.
+
+    SEED-GRPO (arXiv 2505.12346): α = 0.0417 and the inverse form are those of its released code as
+    reported by others; at that α no factor falls below 0.96. The paper names a linear, an
+    exponential and a focal shape whose formulas could not be verified; those here are ours.
+
+    Args:
+        entropy: [...] floating, SE, nats.
+        max_entropy: SE_max, nats, ln of the group size; 0 (groups of one) gives 1.
+        alpha: α ≥ 0.
+        shape: one of the four above.
+        gamma: γ ≥ 0 of the focal shape.
+
+    Returns:
+        [...] in [0, 1].
+
+    Raises:
+        ValueError, TypeError: a wrong dtype, bound or option.
+    """
+    check_tensor("entropy", entropy, floating=True)
+    check_bound("max_entropy", max_entropy, at_least=0)
+    check_bound("alpha", alpha, at_least=0)
+    check_bound("gamma", gamma, at_least=0)
+    check_choice("shape", shape, get_args(UncertaintyShape))
+    x = entropy * (alpha / max_entropy if max_entropy > 0 else 0.0)
+    if shape == "inverse":
+        return 1 / (1 + x)
+    if shape == "exponential":
+        return (-x).exp()
+    falling = (1 - x).clamp(min=0)
+    return falling if shape == "linear" else falling.pow(gamma)
