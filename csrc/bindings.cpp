@@ -1,5 +1,4 @@
 // The compiled module: functions of addresses, sizes and strides. Python has checked all of it.
-#include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <memory>
@@ -7,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "binding.h"
 #include "cpu/gradient_memory.h"
 #include "support_stats.h"
 #include "token_stats.h"
@@ -15,13 +15,6 @@ namespace py = pybind11;
 using namespace entropy_ext;
 
 namespace {
-
-using Address = std::uintptr_t;
-
-template <class T>
-T* pointer(Address address) {
-  return reinterpret_cast<T*>(address);
-}
 
 RowLayout row_layout(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides) {
   if (sizes.size() != strides.size() || sizes.size() > kMaxLeadingDims) {
@@ -76,10 +69,6 @@ TokenStatsBackward backward_params(int dtype, Address logits, const std::vector<
 
 Support support_of(Address offsets, Address ids, int64_t count) {
   return {pointer<int64_t>(offsets), pointer<int32_t>(ids), count};
-}
-
-void raise_if(const char* error) {
-  if (error != nullptr) throw std::runtime_error(error);
 }
 
 }  // namespace
@@ -208,4 +197,6 @@ PYBIND11_MODULE(_core, m) {
         return py::buffer_info(static_cast<uint8_t*>(memory.data()), memory.bytes());
       });
 #endif
+
+  bind_token_selection(m);
 }

@@ -183,7 +183,7 @@ struct SelectKeys {
   }
 };
 
-inline int select_passes(Dtype dtype, SelectOrder order, SelectCount rule, int64_t count,
+ENTROPY_INLINE int select_passes(Dtype dtype, SelectOrder order, SelectCount rule, int64_t count,
                          bool has_ids) {
   return SelectKeys(dtype, order, rule, count, has_ids).passes();
 }
