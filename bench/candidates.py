@@ -13,6 +13,7 @@ from torch import Tensor
 from bench.baselines import log_softmax_statistics, trl_statistics, verl_statistics
 from bench.timing import Call
 from entropy_ext import native, token_stats
+from entropy_ext.inputs import STATS_DTYPE
 
 __all__ = ["DTYPES", "FORWARD_ONLY", "IMPLEMENTATIONS", "Calls", "Shape", "Statistics", "available"]
 
@@ -176,7 +177,7 @@ class Calls:
         """Our backward kernel alone, into warm memory: what its arithmetic costs over a copy."""
         saved = []
         for problem in self.problems:
-            dtype = native.STATS_DTYPE[problem.logits.dtype]
+            dtype = STATS_DTYPE[problem.logits.dtype]
             temperature = torch.ones((), dtype=dtype, device=problem.logits.device)
             inputs = (problem.logits, problem.tokens, temperature, None)
             _, entropy, lse, row_max, row_sum, _ = native.token_stats_forward(*inputs, False)

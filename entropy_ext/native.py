@@ -9,16 +9,15 @@ from __future__ import annotations
 import math
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from entropy_ext import _core
+from entropy_ext.inputs import STATS_DTYPE, check_inputs, dtype_name, raise_bad_row
 
 __all__ = [
-    "STATS_DTYPE",
-    "check_inputs",
     "device_guard",
     "empty_results",
     "row_arguments",
@@ -26,59 +25,10 @@ __all__ = [
     "token_stats_forward",
 ]
 
-# The dtypes of logits, and the dtype in which their statistics are computed and returned.
-STATS_DTYPE = {
-    torch.float32: torch.float32,
-    torch.float64: torch.float64,
-    torch.bfloat16: torch.float32,
-    torch.float16: torch.float32,
-}
 _DTYPE_CODE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 # Below this the first touch of a gradient's memory costs too little to keep the memory.
 _KEPT_BYTES = 16 << 20
-
-
-def check_inputs(logits: Tensor, tokens: Tensor, temperature: Tensor, mask: Tensor | None) -> None:
-    """Raise TypeError or ValueError, naming the argument, unless shapes, dtypes and devices fit.
-
-    Looks at no value, so that it serves real and fake tensors alike.
-    """
-    if logits.dtype not in STATS_DTYPE:
-        raise TypeError(
-            f"logits: expected float32, float64, bfloat16 or float16, got {_name(logits.dtype)}"
-        )
-    if logits.ndim == 0:
-        raise ValueError("logits: expected shape [..., V], got a 0-dimensional tensor")
-    lead, vocab = logits.shape[:-1], logits.shape[-1]
-    if vocab == 0:
-        raise ValueError("logits: expected at least one vocabulary column, got V = 0")
-    if vocab >= 2**30:  # CUDA counts columns in 32 bits, a tile beyond the end included
-        raise ValueError(f"logits: expected V below 2^30, got V = {vocab}")
-    if vocab > 1 and logits.stride(-1) != 1:
-        raise ValueError(
-            "logits: expected a contiguous vocabulary (last) dimension, got stride "
-            f"{logits.stride(-1)}; call .contiguous() or pass the transpose"
-        )
-    if tokens.dtype != torch.int64:
-        raise TypeError(f"tokens: expected int64, got {_name(tokens.dtype)}")
-    if temperature.dtype != STATS_DTYPE[logits.dtype]:
-        raise TypeError(
-            f"temperature: expected {_name(STATS_DTYPE[logits.dtype])} for "
-            f"{_name(logits.dtype)} logits, got {_name(temperature.dtype)}"
-        )
-    if mask is not None and mask.dtype != torch.bool:
-        raise TypeError(f"mask: expected bool, got {_name(mask.dtype)}")
-    for name, value in (("tokens", tokens), ("temperature", temperature), ("mask", mask)):
-        if value is None or (name == "temperature" and value.ndim == 0):
-            pass
-        elif value.shape != lead:
-            raise ValueError(
-                f"{name}: expected shape {list(lead)}, the logits' without the vocabulary, "
-                f"got {list(value.shape)}"
-            )
-        if value is not None and value.device != logits.device:
-            raise ValueError(f"{name}: expected device {logits.device}, got {value.device}")
 
 
 def empty_results(
@@ -123,7 +73,7 @@ def token_stats_forward(
             scratch=0 if scratch is None else scratch.data_ptr(),
         )
     if bad_row >= 0:
-        _raise_bad_row(bad_row, logits, tokens, temperature)
+        raise_bad_row(bad_row, tokens, temperature, logits.shape[-1])
     return results
 
 
@@ -156,8 +106,8 @@ def token_stats_backward(
         out = _empty_gradient(logits)
     elif (out.shape, out.dtype, out.device) != (logits.shape, logits.dtype, logits.device):
         raise ValueError(
-            f"out: expected the logits' {list(logits.shape)} {_name(logits.dtype)} on "
-            f"{logits.device}, got {list(out.shape)} {_name(out.dtype)} on {out.device}"
+            f"out: expected the logits' {list(logits.shape)} {dtype_name(logits.dtype)} on "
+            f"{logits.device}, got {list(out.shape)} {dtype_name(out.dtype)} on {out.device}"
         )
     elif not out.is_contiguous():
         raise ValueError(f"out: expected a contiguous tensor, got strides {out.stride()}")
@@ -189,10 +139,6 @@ def _empty_gradient(logits: Tensor) -> Tensor:
         return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
     memory = _core.GradientMemory(bytes=nbytes)
     return torch.frombuffer(memory, dtype=logits.dtype).view(logits.shape)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def device_guard(logits: Tensor) -> AbstractContextManager[object]:
@@ -258,14 +204,3 @@ def _forward_scratch(logits: Tensor) -> Tensor | None:
         device=logits.get_device(),
     )
     return torch.empty(size, dtype=torch.uint8, device=logits.device) if size else None
-
-
-def _raise_bad_row(row: int, logits: Tensor, tokens: Tensor, temperature: Tensor) -> NoReturn:
-    position = [int(i) for i in torch.unravel_index(torch.tensor(row), tokens.shape)]
-    where = f"[{', '.join(map(str, position))}]"
-    token, vocab = int(tokens.flatten()[row]), logits.shape[-1]
-    if not 0 <= token < vocab:
-        raise ValueError(f"tokens{where}: expected a value in [0, {vocab}), got {token}")
-    value = float(temperature if temperature.ndim == 0 else temperature.flatten()[row])
-    name = "temperature" if temperature.ndim == 0 else f"temperature{where}"
-    raise ValueError(f"{name}: expected a positive finite number, got {value}")

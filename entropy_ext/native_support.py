@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from entropy_ext import _core, native
+from entropy_ext.inputs import STATS_DTYPE
 from entropy_ext.support import check_support, row_fault
 
 __all__ = ["empty_stats", "support_backward", "support_forward"]
@@ -17,7 +18,7 @@ __all__ = ["empty_stats", "support_backward", "support_forward"]
 
 def empty_stats(logits: Tensor, given: bool) -> Tensor:
     """What support_forward returns, not filled in; empty without a support."""
-    dtype = native.STATS_DTYPE[logits.dtype]
+    dtype = STATS_DTYPE[logits.dtype]
     return logits.new_empty((4, *logits.shape[:-1]) if given else (0,), dtype=dtype)
 
 

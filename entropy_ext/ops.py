@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from entropy_ext import native, native_support
+from entropy_ext.inputs import check_inputs
 from entropy_ext.support import check_support
 
 __all__ = ["token_stats_backward", "token_stats_forward"]
@@ -83,7 +84,7 @@ def _(
     support_offsets: Tensor | None = None,
     support_ids: Tensor | None = None,
 ) -> _Results:
-    native.check_inputs(logits, tokens, temperature, mask)
+    check_inputs(logits, tokens, temperature, mask)
     if support_offsets is not None and support_ids is not None:
         check_support(support_offsets, support_ids, rows=tokens.numel(), device=logits.device)
     support_stats = native_support.empty_stats(logits, support_ids is not None)

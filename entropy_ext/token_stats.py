@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from entropy_ext import ops
-from entropy_ext.native import STATS_DTYPE
+from entropy_ext.inputs import temperature_tensor
 from entropy_ext.support import Support
 
 __all__ = ["TokenStats", "token_stats"]
@@ -89,21 +88,7 @@ def token_stats(
     for name, value in (("logits", logits), ("tokens", tokens), ("mask", mask)):
         if not isinstance(value, Tensor) and not (name == "mask" and value is None):
             raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
-    if isinstance(temperature, Tensor):
-        if temperature.requires_grad:
-            raise ValueError(
-                "temperature: expected a tensor without gradient, for none flows to it; "
-                "detach it, or divide the logits by it"
-            )
-    elif isinstance(temperature, (int, float)):
-        dtype = STATS_DTYPE.get(logits.dtype, torch.float32)
-        # A product, for torch.compile then takes the number as an input; torch.full would make it a
-        # constant of the graph, compiled anew for every temperature.
-        temperature = torch.ones((), dtype=dtype, device=logits.device) * temperature
-    else:
-        raise TypeError(
-            f"temperature: expected a number or a tensor, got {type(temperature).__name__}"
-        )
+    temperature = temperature_tensor(temperature, logits)
     if not isinstance(support, Support | None):
         raise TypeError(f"support: expected a Support, got {type(support).__name__}")
     offsets, ids = (None, None) if support is None else (support.offsets, support.ids)

@@ -1,0 +1,122 @@
+"""What the arguments of the operators must be, and the error when one is not."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "STATS_DTYPE",
+    "check_inputs",
+    "check_rows",
+    "dtype_name",
+    "raise_bad_row",
+    "temperature_tensor",
+]
+
+# The dtypes of logits, and the dtype in which their statistics are computed and returned.
+STATS_DTYPE = {
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+    torch.bfloat16: torch.float32,
+    torch.float16: torch.float32,
+}
+
+
+def check_inputs(logits: Tensor, tokens: Tensor, temperature: Tensor, mask: Tensor | None) -> None:
+    """Raise TypeError or ValueError, naming the argument, unless shapes, dtypes and devices fit.
+
+    Looks at no value, so that it serves real and fake tensors alike.
+    """
+    if logits.dtype not in STATS_DTYPE:
+        raise TypeError(
+            "logits: expected float32, float64, bfloat16 or float16, "
+            f"got {dtype_name(logits.dtype)}"
+        )
+    if logits.ndim == 0:
+        raise ValueError("logits: expected shape [..., V], got a 0-dimensional tensor")
+    lead, vocab = logits.shape[:-1], logits.shape[-1]
+    if vocab == 0:
+        raise ValueError("logits: expected at least one vocabulary column, got V = 0")
+    if vocab >= 2**30:  # CUDA counts columns in 32 bits, a tile beyond the end included
+        raise ValueError(f"logits: expected V below 2^30, got V = {vocab}")
+    if vocab > 1 and logits.stride(-1) != 1:
+        raise ValueError(
+            "logits: expected a contiguous vocabulary (last) dimension, got stride "
+            f"{logits.stride(-1)}; call .contiguous() or pass the transpose"
+        )
+    if tokens.dtype != torch.int64:
+        raise TypeError(f"tokens: expected int64, got {dtype_name(tokens.dtype)}")
+    if temperature.dtype != STATS_DTYPE[logits.dtype]:
+        raise TypeError(
+            f"temperature: expected {dtype_name(STATS_DTYPE[logits.dtype])} for "
+            f"{dtype_name(logits.dtype)} logits, got {dtype_name(temperature.dtype)}"
+        )
+    if mask is not None and mask.dtype != torch.bool:
+        raise TypeError(f"mask: expected bool, got {dtype_name(mask.dtype)}")
+    for name, value in (("tokens", tokens), ("temperature", temperature), ("mask", mask)):
+        if value is None or (name == "temperature" and value.ndim == 0):
+            pass
+        elif value.shape != lead:
+            raise ValueError(
+                f"{name}: expected shape {list(lead)}, the logits' without the vocabulary, "
+                f"got {list(value.shape)}"
+            )
+        if value is not None and value.device != logits.device:
+            raise ValueError(f"{name}: expected device {logits.device}, got {value.device}")
+
+
+def check_rows(tokens: Tensor, temperature: Tensor, mask: Tensor | None, vocab: int) -> None:
+    """On the CPU, raise ValueError for the first unmasked row whose token or temperature is bad.
+
+    For operators that hand the kernels parts of a batch, whose own error would count the position
+    within the part. On CUDA such a row is NaN, for finding it would wait for the device.
+    """
+    if tokens.device.type != "cpu":
+        return
+    good = (tokens >= 0) & (tokens < vocab) & (temperature > 0) & torch.isfinite(temperature)
+    bad = ~good if mask is None else ~good & mask
+    if bad.any():
+        raise_bad_row(int(bad.flatten().to(torch.uint8).argmax()), tokens, temperature, vocab)
+
+
+def raise_bad_row(row: int, tokens: Tensor, temperature: Tensor, vocab: int) -> NoReturn:
+    """Raise ValueError for a row, counted flat, whose token or temperature is out of range."""
+    position = [int(i) for i in torch.unravel_index(torch.tensor(row), tokens.shape)]
+    where = f"[{', '.join(map(str, position))}]"
+    token = int(tokens.flatten()[row])
+    if not 0 <= token < vocab:
+        raise ValueError(f"tokens{where}: expected a value in [0, {vocab}), got {token}")
+    value = float(temperature if temperature.ndim == 0 else temperature.flatten()[row])
+    name = "temperature" if temperature.ndim == 0 else f"temperature{where}"
+    raise ValueError(f"{name}: expected a positive finite number, got {value}")
+
+
+def temperature_tensor(temperature: float | Tensor, like: Tensor) -> Tensor:
+    """A temperature, 0-d if it was a number, in the dtype of the statistics of `like`.
+
+    Raises:
+        TypeError, ValueError: neither a number nor a tensor, or a tensor that requires a gradient.
+    """
+    if isinstance(temperature, Tensor):
+        if temperature.requires_grad:
+            raise ValueError(
+                "temperature: expected a tensor without gradient, for none flows to it; "
+                "detach it, or divide the logits by it"
+            )
+        return temperature
+    if not isinstance(temperature, (int, float)):
+        raise TypeError(
+            f"temperature: expected a number or a tensor, got {type(temperature).__name__}"
+        )
+    dtype = STATS_DTYPE.get(like.dtype, torch.float32)
+    # A product, for torch.compile then takes the number as an input; torch.full would make it a
+    # constant of the graph, compiled anew for every temperature.
+    return torch.ones((), dtype=dtype, device=like.device) * temperature
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """As in "float32"."""
+    return str(dtype).removeprefix("torch.")
