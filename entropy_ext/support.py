@@ -65,9 +65,10 @@ class Support:
         """What top-k and then top-p leave of softmax(z/τ), by the rules of vLLM and transformers.
 
         top-k keeps every token at least as likely as the k-th, so more than k where several tie
-        with it. top-p, on what top-k left and renormalised, keeps the smallest number of most
-        likely tokens whose mass reaches top_p, at least one; among equal logits the higher id stays
-        first. Logits of −inf (and NaN) are never kept.
+        with it. top-p, on what top-k left and renormalised, keeps the fewest tokens, likeliest
+        first, whose mass reaches top_p, at least one. Where equal logits straddle that boundary
+        the frameworks leave the choice to their sort; here lower ids come first. Logits of −inf
+        (and NaN) are never kept.
 
         Rows are taken some at a time: beside the result, extra memory does not grow with N. Waits
         for the device, as the size of the result depends on values. No gradient.
@@ -228,9 +229,9 @@ def _kept(z: Tensor, top_k: int | None, top_p: float) -> Tensor:
     if top_k is not None and top_k < z.shape[-1]:
         kept &= z >= z.topk(top_k).values[:, -1:]
     if top_p < 1:
-        ascending, order = z.masked_fill(~kept, -torch.inf).sort(dim=-1, stable=True)
-        up_to_here = ascending.double().softmax(-1).cumsum(-1)
-        enough = 1 - up_to_here < top_p  # the mass of the likelier ones does not reach it
-        enough[:, -1] = True
-        kept &= torch.zeros_like(kept).scatter(-1, order, enough)
+        finite = z.masked_fill(~kept, -torch.inf)
+        likeliest, order = finite.sort(dim=-1, descending=True, stable=True)
+        mass = likeliest.double().softmax(-1)
+        wanted = mass.cumsum(-1) - mass < top_p  # those before it do not reach top_p
+        kept &= torch.zeros_like(kept).scatter(-1, order, wanted)
     return kept

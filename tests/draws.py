@@ -72,6 +72,31 @@ def draw_tokens(logits: Tensor) -> Tensor:
     return torch.where((drawn < -1e4) & drawn.isfinite(), likely, tokens)
 
 
+def draw_kept(logits: Tensor, tokens: Tensor) -> list[list[int]]:
+    """Kept ids of every row: the likeliest, the unlikeliest, half, few, none and all, in turn.
+
+    Some lists hold the token and some do not, some hold logits of −inf; with the token there is
+    always something finite.
+    """
+    rows, vocab = logits.shape
+    order = logits.argsort(dim=-1, descending=True).tolist()
+    live = (logits > -torch.inf).sum(-1).tolist()
+    random = torch.rand(rows, vocab, generator=generator("kept", rows, vocab))
+    lists: list[list[int]] = []
+    for r in range(rows):
+        made = [
+            order[r][:64],
+            order[r][: live[r]][-10:],
+            (random[r] < 0.5).nonzero()[:, 0].tolist(),
+            random[r].argsort()[:3].tolist(),
+            [],
+            list(range(vocab)),
+        ][r % 6]
+        some_finite = any(logits[r, i] > -torch.inf for i in (*made, tokens[r]))
+        lists.append(made if some_finite else order[r][:2])
+    return lists
+
+
 def cycled_temperatures(rows: int, dtype: torch.dtype) -> Tensor:
     """[rows] temperatures; rows r and r + 3 share one."""
     return torch.tensor(TEMPERATURES, dtype=stats_dtype(dtype)).repeat(rows // 3 + 1)[:rows]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from entropy_ext.support import Support
 from entropy_ext.token_stats import TokenStats
 
-__all__ = ["token_stats"]
+__all__ = ["kept_mask", "token_stats"]
 
 
 def token_stats(
@@ -16,20 +17,23 @@ def token_stats(
     *,
     temperature: float | Tensor = 1.0,
     mask: Tensor | None = None,
+    support: Support | None = None,
     extras: bool = False,
 ) -> TokenStats:
     """Log-probability, entropy and log-sum-exp of every token, by autograd-friendly tensor ops.
 
     With t = (z − max z)/τ, Σ = Σⱼ exp tⱼ and ln pⱼ = tⱼ − ln Σ:
     logp = ln p[token],  entropy = −Σⱼ pⱼ ln pⱼ,  lse = max z/τ + ln Σ.
+    support_logp and support_entropy are logp and entropy where every logit not kept is −inf.
 
-    Gradient flows to logits through logp, entropy and lse; the extras carry none.
+    Gradient flows to logits through these five; the extras carry none.
 
     Args:
         logits: [..., V], any floating dtype; half precision is computed in float32.
         tokens: [...] int64.
         temperature: τ > 0, a number or [...].
         mask: [...] bool; rows where it is False give 0 and receive gradient 0.
+        support: the ids that the sampler kept, one row per token of the leading dimensions.
         extras: also return collision, collision_logp, varentropy and max_logp.
 
     Returns:
@@ -44,7 +48,26 @@ def token_stats(
         z = torch.where(mask[..., None], z, 0.0)
         tokens = torch.where(mask, tokens, 0)
         tau = torch.where(mask, tau, 1.0)
+    fields = _statistics(z, tokens, tau, extras)
+    if support is not None:
+        kept = kept_mask(support, tokens, z.shape[-1], mask)
+        restricted = _statistics(torch.where(kept, z, -torch.inf), tokens, tau, extras=False)
+        fields |= {f"support_{name}": restricted[name] for name in ("logp", "entropy")}
+    if mask is not None:
+        fields = {name: torch.where(mask, value, 0.0) for name, value in fields.items()}
+    return TokenStats(**fields)
 
+
+def kept_mask(support: Support, tokens: Tensor, vocab: int, mask: Tensor | None = None) -> Tensor:
+    """bool [..., V]: what the support lists, and the tokens. Masked rows are not looked at."""
+    kept = torch.zeros(tokens.numel(), vocab, dtype=torch.bool, device=tokens.device)
+    for row, (begin, end) in enumerate(support.offsets.unfold(0, 2, 1).tolist()):
+        if mask is None or mask.flatten()[row]:
+            kept[row, support.ids[begin:end].long()] = True
+    return kept.view(*tokens.shape, vocab).scatter(-1, tokens[..., None], True)
+
+
+def _statistics(z: Tensor, tokens: Tensor, tau: Tensor, extras: bool) -> dict[str, Tensor]:
     row_max = z.detach().amax(-1, keepdim=True)
     # −inf is an impossible token, unless the whole row is −inf: then the arithmetic below is NaN.
     dead = (z == -torch.inf) & (row_max > -torch.inf)
@@ -71,6 +94,4 @@ def token_stats(
             fields["collision_logp"] = (p * p * live_log_p).sum(-1)
             fields["varentropy"] = (p * (live_log_p + entropy[..., None]).square()).sum(-1)
             fields["max_logp"] = -log_sum.squeeze(-1)
-    if mask is not None:
-        fields = {name: torch.where(mask, value, 0.0) for name, value in fields.items()}
-    return TokenStats(**fields)
+    return fields

@@ -1,0 +1,243 @@
+"""Support: what top-k and top-p keep, row selection, validation."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from entropy_ext import Support
+from entropy_ext import support as module
+from tests import draws
+
+INF = float("inf")
+
+
+def lists_of(support: Support) -> list[list[int]]:
+    """One list of ids for each row."""
+    bounds = support.offsets.tolist()
+    ids = support.ids.tolist()
+    return [ids[a:b] for a, b in itertools.pairwise(bounds)]
+
+
+def kept(logits: Tensor, **options: object) -> list[list[int]]:
+    return lists_of(Support.from_top_k_top_p(logits, **options))  # type: ignore[arg-type]
+
+
+def test_lists_are_sorted_and_repeats_dropped(device: torch.device) -> None:
+    """The kernels search the ids: catches a constructor that trusts the order it is given."""
+    support = Support.from_lists([[5, 1, 5, 3], [], [7]], device=device)
+    assert support.offsets.tolist() == [0, 3, 3, 4]
+    assert support.ids.tolist() == [1, 3, 5, 7]
+    assert (support.offsets.dtype, support.ids.dtype) == (torch.int64, torch.int32)
+    assert support.ids.device.type == device.type
+    assert lists_of(Support.from_lists([])) == []
+
+
+@pytest.mark.parametrize("wrong", [-1, 2**31])
+def test_an_id_that_int32_cannot_hold(wrong: int) -> None:
+    with pytest.raises(ValueError, match=rf"^lists\[1\]: expected ids in .* got {wrong}$"):
+        Support.from_lists([[1], [3, wrong]])
+
+
+def test_top_k_keeps_ties_with_the_k_th(device: torch.device) -> None:
+    """The rule of vLLM and transformers: catches topk().indices, which splits a tie at random."""
+    logits = torch.tensor([[3.0, 1.0, 2.0, 2.0, 0.0, -INF]], device=device)
+    assert kept(logits, top_k=1) == [[0]]
+    assert kept(logits, top_k=2) == [[0, 2, 3]]
+    assert kept(logits, top_k=3) == [[0, 2, 3]]
+    assert kept(logits, top_k=4) == [[0, 1, 2, 3]]
+    # −inf is not kept though k has room for it.
+    for k in (6, 100, None):
+        assert kept(logits, top_k=k) == [[0, 1, 2, 3, 4]]
+
+
+def test_top_p_keeps_the_smallest_prefix_that_reaches_it(device: torch.device) -> None:
+    """p = (1, 2, 5)/8: catches < for ≤ at the boundary, and the token that crosses it left out."""
+    logits = torch.tensor([[1.0, 2.0, 5.0]], dtype=torch.float64, device=device).log()
+    for top_p, expected in (
+        (1e-9, [2]),
+        (0.624, [2]),
+        (0.626, [1, 2]),
+        (0.874, [1, 2]),
+        (0.876, [0, 1, 2]),
+        (1.0, [0, 1, 2]),
+    ):
+        assert kept(logits, top_p=top_p) == [expected], top_p
+
+
+def test_top_p_between_equal_logits_keeps_the_lower_ids(device: torch.device) -> None:
+    """As many as reach top_p and no more, by id: catches a choice left to an unstable sort."""
+    assert kept(torch.zeros(1, 8, device=device), top_p=0.5) == [[0, 1, 2, 3]]
+    logits = torch.full((1, 4096), -INF, device=device)
+    logits[:, ::2] = 1.0
+    assert kept(logits, top_p=0.25) == [list(range(0, 1024, 2))]
+
+
+def test_top_p_is_of_what_top_k_left(device: torch.device) -> None:
+    """p = (1, 2, 5)/8 cut to (2, 5)/7: catches a mass that is not renormalised."""
+    logits = torch.tensor([[1.0, 2.0, 5.0]], dtype=torch.float64, device=device).log()
+    assert kept(logits, top_k=2, top_p=0.71) == [[2]]
+    assert kept(logits, top_p=0.71) == [[1, 2]]
+
+
+def test_temperature_comes_first(device: torch.device) -> None:
+    """A scalar, and one for each row: at τ = 1/2 the masses are squared."""
+    logits = torch.tensor([[1.0, 2.0, 5.0]] * 2, dtype=torch.float64, device=device).log()
+    assert kept(logits, top_p=0.8, temperature=0.5) == [[2], [2]]
+    each = torch.tensor([0.5, 1.0], device=device)
+    assert kept(logits, top_p=0.8, temperature=each) == [[2], [1, 2]]
+
+
+def test_rows_follow_the_leading_dimensions(device: torch.device) -> None:
+    """Slices, transposes and no leading dimension at all: catches rows of the storage."""
+    logits = draws.draw_logits("randn", 12, 33, torch.float32).to(device).view(3, 4, 33)
+    for view in (logits[:, :-1], logits.transpose(0, 1), logits[0, 0], logits[:0]):
+        flat = view.reshape(-1, 33)
+        expected = [row for z in flat for row in kept(z, top_k=5)]
+        assert kept(view, top_k=5) == expected
+        assert len(expected) == len(flat)
+
+
+def test_masked_rows_keep_nothing(device: torch.device) -> None:
+    """Padding may hold NaN, and would otherwise often be kept whole."""
+    logits = torch.zeros(2, 2, 9, device=device)
+    logits[0, 1] = float("nan")
+    mask = torch.tensor([[True, False], [False, True]], device=device)
+    assert kept(logits, top_p=0.99, mask=mask) == [list(range(9)), [], [], list(range(9))]
+
+
+def test_what_is_not_a_number_is_not_kept(device: torch.device) -> None:
+    """Rows of −inf and NaN: an empty row, not a wrong one."""
+    logits = torch.tensor([[-INF] * 3, [float("nan")] * 3, [0.0, float("nan"), -INF]])
+    for options in ({"top_k": 2}, {"top_p": 0.5}, {"top_k": 3, "top_p": 0.5}, {}):
+        assert kept(logits.to(device), **options) == [[], [], [0]], options
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("top_k", "top_p"), [(50, 1.0), (None, 0.9), (50, 0.9), (3, 0.5)])
+def test_what_transformers_keeps(
+    top_k: int | None, top_p: float, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Against the sampler that people use: catches another rule than the documented one."""
+    process = pytest.importorskip("transformers.generation.logits_process")
+    logits = draws.draw_logits("randn", 9, 2053, dtype).to(device) * 3
+    logits[:, ::7] = -INF
+    scores = logits.float() / 0.7
+    if top_k is not None:
+        scores = process.TopKLogitsWarper(top_k)(None, scores)
+    if top_p < 1:
+        scores = process.TopPLogitsWarper(top_p)(None, scores)
+    expected = [(row > -INF).nonzero()[:, 0].tolist() for row in scores]
+    got = kept(logits, top_k=top_k, top_p=top_p, temperature=0.7)
+    # Which of several equal logits: in bfloat16 there are such at the boundary.
+    for z, a, b in zip(logits.tolist(), got, expected, strict=True):
+        assert a == b or dtype == torch.bfloat16
+        assert sorted(z[i] for i in a) == sorted(z[i] for i in b)
+
+
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows sorted one, two or all at a time: catches offsets that start anew in each chunk."""
+    logits = draws.draw_logits("peaked", 7, 33, torch.float32)
+    whole = kept(logits, top_k=9, top_p=0.8)
+    for rows in (1, 2):
+        monkeypatch.setattr(module, "_CHUNK", rows * 33)
+        assert kept(logits, top_k=9, top_p=0.8) == whole
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 0}, r"^top_k: expected at least 1.* got 0$"),
+        ({"top_p": 0.0}, r"^top_p: expected .*\(0, 1\], got 0"),
+        ({"top_p": 1.5}, r"^top_p: expected .* got 1.5$"),
+        ({"top_p": float("nan")}, r"^top_p: expected .* got nan$"),
+        ({"mask": torch.ones(3, dtype=torch.bool)}, r"^mask: expected bool \[2\], got .*\[3\]$"),
+    ],
+    ids=str,
+)
+def test_bad_arguments(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kept(torch.zeros(2, 5), **options)
+
+
+@given(
+    lists=st.lists(st.lists(st.integers(0, 30), max_size=6), min_size=1, max_size=8),
+    data=st.data(),
+)
+def test_rows(device: torch.device, lists: list[list[int]], data: st.DataObject) -> None:
+    """Positions with repeats, masks and slices, as of the lists: catches ids of a neighbour."""
+    support = Support.from_lists(lists, device=device)
+    sets = [sorted(set(row)) for row in lists]
+    places = data.draw(st.lists(st.integers(-len(lists), len(lists) - 1), max_size=9))
+    index = torch.tensor(places, dtype=torch.int64, device=device)
+    assert lists_of(support.rows(index)) == [sets[i] for i in places]
+    chosen = data.draw(st.lists(st.booleans(), min_size=len(lists), max_size=len(lists)))
+    mask = torch.tensor(chosen, device=device)
+    assert lists_of(support.rows(mask)) == [
+        row for row, yes in zip(sets, chosen, strict=True) if yes
+    ]
+    cut = slice(*data.draw(st.tuples(*[st.none() | st.integers(-9, 9)] * 2)))
+    assert lists_of(support.rows(cut)) == sets[cut]
+
+
+def test_rows_of_something_else() -> None:
+    support = Support.from_lists([[1], [2]])
+    for index in ([0], torch.tensor([0.0]), torch.tensor([[0]]), 0):
+        with pytest.raises(TypeError, match=r"^index: expected "):
+            support.rows(index)  # type: ignore[arg-type]
+
+
+MALFORMED = {
+    "below the vocabulary": ([0, 1, 2], [2, -1], r"ids\[1\]: expected .*\[0, 7\), got -1$"),
+    "above the vocabulary": ([0, 0, 2], [2, 7], r"ids\[1\]: expected .*\[0, 7\), got 7$"),
+    "repeated": ([0, 1, 3], [5, 2, 2], r"ids\[2\]: .*ids\[1\] = 2.*row 1.*got 2$"),
+    "falling": ([0, 2, 3], [4, 1, 0], r"ids\[1\]: .*ids\[0\] = 4.*row 0.*got 1$"),
+    "start": ([1, 2, 2], [1, 2], r"offsets\[0\]: expected 0, got 1$"),
+    "negative": ([0, -1, 2], [1, 2], r"offsets\[1\]: expected at least .*= 0, got -1$"),
+    "decreasing": ([0, 2, 1], [1, 2], r"offsets\[2\]: expected at least .*= 2, got 1$"),
+    "short": ([0, 1, 1], [1, 2], r"offsets\[2\]: expected 2, the number of ids, got 1$"),
+    "beyond": ([0, 3, 2], [1, 2], r"offsets\[1\]: expected at most 2, .* got 3$"),
+    "far beyond": (
+        [0, 1, 2**40],
+        [1, 2],
+        r"offsets\[2\]: expected at most 2, .* got 1099511627776$",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MALFORMED)
+def test_validate(what: str, device: torch.device) -> None:
+    """Position and value on any device: catches sets that the kernels would read out of bounds."""
+    offsets, ids, message = MALFORMED[what]
+    support = Support(torch.tensor(offsets), torch.tensor(ids, dtype=torch.int32)).to(device)
+    with pytest.raises(ValueError, match=r"^support\." + message):
+        support.validate(7)
+
+
+def test_validate_what_is_right(device: torch.device) -> None:
+    """Catches an id called wrong because the row before it ended higher."""
+    Support.from_lists([[5, 6], [], [0, 6], [1]], device=device).validate(7)
+    Support.from_lists([], device=device).validate(7)
+    Support.from_lists([[], []], device=device).validate(7)
+
+
+def test_wrong_tensors() -> None:
+    """Catches int64 ids read as int32, and dimensions taken for rows."""
+    offsets, ids = torch.tensor([0, 1]), torch.tensor([1], dtype=torch.int32)
+    with pytest.raises(TypeError, match=r"^support.ids: expected torch.int32, got torch.int64$"):
+        Support(offsets, ids.long())
+    with pytest.raises(TypeError, match=r"^support.offsets: expected torch.int64"):
+        Support(offsets.int(), ids)
+    with pytest.raises(TypeError, match=r"^support.ids: expected a tensor, got list"):
+        Support(offsets, [1])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^support.ids: expected one dimension, got \[1, 1\]"):
+        Support(offsets, ids[None])
+    with pytest.raises(ValueError, match=r"^support.offsets: expected shape \[N \+ 1\], got \[0\]"):
+        Support(offsets[:0], ids[:0])
+    with pytest.raises(ValueError, match=r"^support.ids: expected device cpu, got meta"):
+        Support(offsets, ids.to("meta"))
