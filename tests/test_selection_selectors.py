@@ -1,0 +1,335 @@
+"""Clip-Cov, KL-Cov and high-entropy tokens: which are chosen, to the last tie."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.selection import (
+    at_or_above_quantile,
+    count_of,
+    draw_batch,
+    each_api,
+    each_dtype,
+    greatest,
+    least_keys,
+    tensor,
+)
+
+FRACTIONS = st.sampled_from([0.0, 2e-4, 0.05, 0.2, 0.3, 0.5, 0.7, 0.999, 1.0]) | st.floats(0, 1)
+INT64 = st.integers(-(2**63), 2**63 - 1)
+
+
+class Tokens(NamedTuple):
+    """A batch small enough to be sorted in Python."""
+
+    values: list[float]
+    mask: list[bool]
+    clipped: list[bool]
+    ids: list[int]
+
+
+@st.composite
+def tokens(draw: st.DrawFn, *, ties: bool = True) -> Tokens:
+    """Up to 40 tokens with any ids; half of the batches have values of a few kinds."""
+    size = draw(st.integers(0, 40))
+    few = st.sampled_from([-1.5, -0.0, 0.0, 1.0, math.nextafter(1.0, 2.0), 3.0, 5.0, 7.0])
+    wide = st.floats(allow_nan=False, width=32)
+    value = draw(st.sampled_from([few, wide])) if ties else wide
+    flags = st.lists(st.booleans(), min_size=size, max_size=size)
+    return Tokens(
+        draw(st.lists(value, min_size=size, max_size=size)),
+        draw(flags),
+        draw(flags),
+        draw(st.lists(INT64, min_size=size, max_size=size, unique=True)),
+    )
+
+
+def tensors(batch: Tokens, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return (
+        tensor(batch.values, device),
+        tensor(batch.mask, device, torch.bool),
+        tensor(batch.clipped, device, torch.bool),
+        tensor(batch.ids, device, torch.int64),
+    )
+
+
+@each_api
+@given(batch=tokens(), fraction=FRACTIONS)
+def test_kl_cov_takes_the_greatest(
+    batch: Tokens, fraction: float, api: ModuleType, device: torch.device
+) -> None:
+    """Against sorting by (−value, id): catches −0 < 0, ids compared as unsigned, infinities."""
+    values, mask, _, ids = tensors(batch, device)
+    got = api.kl_cov(values, mask, fraction=fraction, token_ids=ids)
+    count = count_of("floor", fraction, sum(batch.mask))
+    assert got.tolist() == greatest(batch.values, batch.mask, batch.ids, count)
+
+
+@each_api
+@given(batch=tokens(), fraction=FRACTIONS)
+def test_top_entropy_takes_the_greatest(
+    batch: Tokens, fraction: float, api: ModuleType, device: torch.device
+) -> None:
+    """The exact rule against sorting: catches the rounding of the count."""
+    values, mask, _, ids = tensors(batch, device)
+    got = api.top_entropy(values, mask, fraction=fraction, token_ids=ids)
+    count = count_of("ceil", fraction, sum(batch.mask))
+    assert got.tolist() == greatest(batch.values, batch.mask, batch.ids, count)
+
+
+@each_api
+@given(batch=tokens(), fraction=FRACTIONS)
+def test_top_entropy_by_quantile(
+    batch: Tokens, fraction: float, api: ModuleType, device: torch.device
+) -> None:
+    """Catches ties that are broken: by this rule all of them are in."""
+    values, mask, _, ids = tensors(batch, device)
+    got = api.top_entropy(values, mask, fraction=fraction, rule="quantile", token_ids=ids)
+    assert got.tolist() == at_or_above_quantile(batch.values, batch.mask, fraction)
+
+
+@each_api
+@given(
+    batch=tokens(),
+    fraction=FRACTIONS,
+    seed=INT64,
+    bounds=st.sampled_from([(1.0, 5.0), (-math.inf, math.inf), (-1.5, 7.0), (0.0, math.inf)]),
+)
+def test_clip_cov_takes_the_least_keys(
+    batch: Tokens,
+    fraction: float,
+    seed: int,
+    bounds: tuple[float, float],
+    api: ModuleType,
+    device: torch.device,
+) -> None:
+    """Against hashing in Python: catches bounds that include, N of candidates, signed keys."""
+    values, mask, clipped, ids = tensors(batch, device)
+    got = api.clip_cov(
+        values, mask, fraction=fraction, bounds=bounds, clipped=clipped, seed=seed, token_ids=ids
+    )
+    low, high = bounds
+    candidates = [
+        m and not c and (v > low or low == -math.inf) and (v < high or high == math.inf)
+        for v, m, c in zip(batch.values, batch.mask, batch.clipped, strict=True)
+    ]
+    count = count_of("floor", fraction, sum(batch.mask))
+    assert got.tolist() == least_keys(candidates, batch.ids, seed, count)
+
+
+@pytest.mark.parametrize("count", [2, 5, 9, 33, 1025, 4001])
+@pytest.mark.parametrize("fraction", [0.125, 0.25, 0.5, 0.75])
+@each_api
+def test_quantile_rule_against_torch(
+    fraction: float, count: int, api: ModuleType, device: torch.device
+) -> None:
+    """TRL's own formula: catches a rank that is off by one."""
+    random = torch.Generator().manual_seed(count)
+    entropy = torch.rand(count, generator=random, dtype=torch.float64)
+    threshold = torch.quantile(entropy, 1.0 - fraction)
+    got = api.top_entropy(entropy.to(device), None, fraction=fraction, rule="quantile")
+    assert torch.equal(got.cpu(), entropy >= threshold)
+
+
+def selections(api: ModuleType, values: Tensor, mask: Tensor, ids: Tensor) -> list[Tensor]:
+    """Every selector, where there is something to choose."""
+    return [
+        api.clip_cov(values, mask, fraction=0.1, bounds=(0.5, 5.0), seed=7, token_ids=ids),
+        api.kl_cov(values, mask, fraction=0.1, token_ids=ids),
+        api.top_entropy(values, mask, token_ids=ids),
+        api.top_entropy(values, mask, rule="quantile", token_ids=ids),
+    ]
+
+
+def rounded_values(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Any:
+    """Values with many ties, a mask, ids."""
+    batch = draw_batch(shape, shape, dtype, device)
+    values = torch.where(batch.mask, (batch.entropy * 8).round() / 8, torch.nan)
+    return values, batch.mask, batch.token_ids
+
+
+@each_api
+@each_dtype
+@pytest.mark.parametrize("size", [1, 300, 5000, 70_000])
+def test_order_of_the_tokens(
+    size: int, api: ModuleType, dtype: torch.dtype, device: torch.device
+) -> None:
+    """The same tokens in any order: catches ties broken by position."""
+    values, mask, ids = rounded_values((size,), dtype, device)
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(size)).to(device)
+    whole = selections(api, values, mask, ids)
+    shuffled = selections(api, values[order], mask[order], ids[order])
+    for a, b in zip(whole, shuffled, strict=True):
+        assert torch.equal(a[order], b)
+        assert not (a & ~mask).any()
+    valid = int(mask.sum())
+    assert whole[1].sum() == count_of("floor", 0.1, valid)
+    assert whole[2].sum() == count_of("ceil", 0.2, valid)
+
+
+@each_api
+def test_without_ids_ties_go_to_the_first(api: ModuleType, device: torch.device) -> None:
+    """Positions stand for ids, masked ones included; of a [2, 3] batch, row by row."""
+    values = torch.tensor([[1.0, 2.0, 2.0], [2.0, 1.0, 2.0]], device=device)
+    mask = torch.tensor([[True, False, True], [True, True, True]], device=device)
+    got = api.kl_cov(values, mask, fraction=0.4)
+    assert got.tolist() == [[False, False, True], [True, False, False]]
+    positions = torch.arange(6, device=device).view(2, 3)
+    for seed in range(5):
+        assert torch.equal(
+            api.clip_cov(values, mask, fraction=0.4, bounds=(0, 3), seed=seed),
+            api.clip_cov(values, mask, fraction=0.4, bounds=(0, 3), seed=seed, token_ids=positions),
+        )
+
+
+@each_api
+@each_dtype
+def test_bounds_are_strict(api: ModuleType, dtype: torch.dtype, device: torch.device) -> None:
+    """A covariance of exactly 1 or 5 is out, its neighbours are in."""
+    eps = torch.finfo(dtype).eps
+    values = [1.0, 1.0 + eps, 5.0, 5.0 - 4 * eps, 3.0, -3.0, math.inf, -math.inf]
+    got = api.clip_cov(tensor(values, device, dtype), None, fraction=1.0, seed=0)
+    assert got.tolist() == [False, True, False, True, True, False, False, False]
+
+
+@each_api
+def test_clipped_tokens_are_counted_but_not_chosen(api: ModuleType, device: torch.device) -> None:
+    """N counts them, the candidates do without: catches n from the candidates."""
+    cov = torch.full((100,), 2.0, device=device)
+    clipped = torch.arange(100, device=device) < 90
+    got = api.clip_cov(cov, None, fraction=0.08, clipped=clipped, seed=3)
+    assert got.sum() == 8
+    assert not (got & clipped).any()
+    got = api.clip_cov(cov, None, fraction=0.5, clipped=clipped, seed=3)
+    assert torch.equal(got, ~clipped)
+
+
+@each_api
+def test_fractions_nest(api: ModuleType, device: torch.device) -> None:
+    """A larger fraction keeps what a smaller one chose, random choice included."""
+    values, mask, ids = rounded_values((3000,), torch.float32, device)
+    for select in (
+        lambda f: api.kl_cov(values, mask, fraction=f, token_ids=ids),
+        lambda f: api.clip_cov(values, mask, fraction=f, bounds=(0, 9), seed=1, token_ids=ids),
+    ):
+        chosen = [select(f) for f in (0.0, 0.01, 0.2, 0.6, 1.0)]
+        for small, large in itertools.pairwise(chosen):
+            assert not (small & ~large).any()
+            assert small.sum() < large.sum()
+
+
+@each_api
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (2, 5)])
+def test_nothing_to_choose_from(
+    shape: tuple[int, ...], api: ModuleType, device: torch.device
+) -> None:
+    """No tokens, or all masked: an empty selection of the right shape, at any fraction."""
+    values = torch.full(shape, math.nan, device=device)
+    mask = torch.zeros(shape, dtype=torch.bool, device=device)
+    for fraction in (0.0, 0.5, 1.0):
+        for got in (
+            api.clip_cov(values, mask, fraction=fraction, seed=0),
+            api.kl_cov(values, mask, fraction=fraction),
+            api.top_entropy(values, mask, fraction=fraction),
+            api.top_entropy(values, mask, fraction=fraction, rule="quantile"),
+        ):
+            assert got.shape == shape
+            assert got.dtype == torch.bool
+            assert not got.any()
+
+
+@each_api
+def test_padding_may_hold_anything(api: ModuleType, device: torch.device) -> None:
+    """NaN, infinities and repeated ids off the mask: catches keys that are formed there."""
+    values, mask, ids = rounded_values((500,), torch.float32, device)
+    clean = selections(api, values.nan_to_num(0.0), mask, ids)
+    for poison in (math.nan, math.inf, -math.inf, 2.0):
+        poisoned = torch.where(mask, values, poison)
+        for a, b in zip(clean, selections(api, poisoned, mask, ids), strict=True):
+            assert torch.equal(a, b)
+
+
+@each_api
+def test_no_mask_is_a_mask_of_ones(api: ModuleType, device: torch.device) -> None:
+    values, _, ids = rounded_values((200,), torch.float32, device)
+    values = values.nan_to_num(1.0)
+    ones = torch.ones_like(values, dtype=torch.bool)
+    for a, b in zip(
+        selections(api, values, None, ids), selections(api, values, ones, ids), strict=True
+    ):
+        assert torch.equal(a, b)
+
+
+@each_api
+def test_layouts(api: ModuleType, device: torch.device) -> None:
+    """Transposed, stepped, expanded, 0-dimensional: catches flat reads and row-major ids."""
+    values, mask, ids = rounded_values((12, 9), torch.float32, device)
+    expected = selections(api, values, mask, ids)
+    for a, b in zip(expected, selections(api, values.t(), mask.t(), ids.t()), strict=True):
+        assert torch.equal(a, b.t())
+    wide = torch.stack([values, values - 1], -1)
+    for a, b in zip(expected, selections(api, wide[..., 0], mask, ids), strict=True):
+        assert torch.equal(a, b)
+    row = values[:1].nan_to_num(2.0).expand(12, 9)
+    every = mask[:, :1].expand(12, 9)
+    dense = selections(api, row.contiguous(), every.contiguous(), ids)
+    for a, b in zip(dense, selections(api, row, every, ids), strict=True):
+        assert torch.equal(a, b)
+    one = torch.tensor(2.0, device=device)
+    for got in selections(api, one, None, torch.tensor(5, device=device)):
+        assert got.shape == ()
+        assert got.item()
+
+
+@each_api
+def test_float32_and_float64_agree(api: ModuleType, device: torch.device) -> None:
+    """The same values in either dtype: catches keys of the wrong width."""
+    values, mask, ids = rounded_values((900,), torch.float32, device)
+    for a, b in zip(
+        selections(api, values, mask, ids), selections(api, values.double(), mask, ids), strict=True
+    ):
+        assert torch.equal(a, b)
+
+
+@each_api
+def test_no_gradient_flows(api: ModuleType, device: torch.device) -> None:
+    values = torch.arange(5.0, device=device, requires_grad=True)
+    for got in selections(api, values, None, torch.arange(5, device=device)):
+        assert not got.requires_grad
+        assert got.any()
+
+
+@pytest.mark.slow
+@each_api
+def test_more_than_two_to_the_24_tokens(api: ModuleType, device: torch.device) -> None:
+    """Catches counts and positions in float32, and torch.quantile's limit of elements."""
+    size = 2**24 + 1003
+    values = torch.arange(size, dtype=torch.float64, device=device)
+    mask = torch.ones(size, dtype=torch.bool, device=device)
+    mask[-3:] = False
+    valid = size - 3
+    for got, count in (
+        (api.kl_cov(values, mask), int(2e-3 * valid)),
+        (api.top_entropy(values, mask), int(0.2 * valid + 0.9999)),
+        (
+            api.top_entropy(values, mask, rule="quantile"),
+            valid - math.ceil((1 - 0.2) * (valid - 1)),
+        ),
+    ):
+        expected = torch.zeros_like(mask)
+        expected[valid - count : valid] = True
+        assert torch.equal(got, expected)
+    got = api.clip_cov(values, mask, bounds=(-1.0, math.inf), seed=1)
+    assert got.sum() == int(2e-4 * valid)
+    assert not got[-3:].any()
+    halves = got[: size // 2].sum().item(), got[size // 2 :].sum().item()
+    assert abs(halves[0] - halves[1]) < 6 * sum(halves) ** 0.5
