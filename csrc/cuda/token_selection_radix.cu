@@ -10,7 +10,7 @@ namespace entropy_ext {
 namespace {
 
 // Few enough that adding their counts to those of all is cheap beside making them.
-constexpr int64_t kMaxBlocks = 512;
+constexpr int64_t kMaxBlocks = 256;
 // Tokens of a thread at once.
 constexpr int kTokens = 16;
 

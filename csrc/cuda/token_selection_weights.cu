@@ -10,7 +10,7 @@ namespace entropy_ext {
 namespace {
 
 // Blocks that find the range of |Ω|: few, as each adds its own to that of all.
-constexpr int64_t kMaxRangeBlocks = 512;
+constexpr int64_t kMaxRangeBlocks = 256;
 // Tokens of a thread.
 constexpr int kTokens = 4;
 
