@@ -6,11 +6,14 @@ from typing import Any
 
 from entropy_ext.recipes.base import Recipe
 from entropy_ext.recipes.bcpg_nsa import BcpgNsa
+from entropy_ext.recipes.clip_cov import ClipCov
 from entropy_ext.recipes.dapo import Dapo
 from entropy_ext.recipes.deepseek_v32 import DeepSeekV32
 from entropy_ext.recipes.dr_grpo import DrGrpo
 from entropy_ext.recipes.entropic import Entropic
 from entropy_ext.recipes.entropy_neutral import EntropyNeutral
+from entropy_ext.recipes.high_entropy_tokens import HighEntropyTokens
+from entropy_ext.recipes.kl_cov import KLCov
 from entropy_ext.recipes.luffy import Luffy
 from entropy_ext.recipes.minirl import MiniRL
 from entropy_ext.recipes.opo import Opo
@@ -34,11 +37,14 @@ from entropy_ext.recipes.vapo import Vapo
 __all__ = [
     "RECIPES",
     "BcpgNsa",
+    "ClipCov",
     "Dapo",
     "DeepSeekV32",
     "DrGrpo",
     "Entropic",
     "EntropyNeutral",
+    "HighEntropyTokens",
+    "KLCov",
     "Luffy",
     "MiniRL",
     "Nsr",
@@ -68,9 +74,12 @@ RECIPES: dict[str, type[Recipe]] = {
     "vapo": Vapo,
     "seed_grpo": SeedGrpo,
     "bcpg_nsa": BcpgNsa,
+    "clip_cov": ClipCov,
+    "kl_cov": KLCov,
     "opo": Opo,
     "skywork_or1": SkyworkOr1,
     "prorl": ProRL,
+    "high_entropy_tokens": HighEntropyTokens,
     "psr": Psr,
     "nsr": Nsr,
     "w_reinforce": WReinforce,

@@ -1,4 +1,4 @@
-"""The tokens of a whole mini-batch, however many ranks hold it: means, and ids. No gradient."""
+"""The tokens of a whole mini-batch, however many ranks hold it. No gradient."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from entropy_ext.rl.checks import check_tensor
+from entropy_ext.token_selection import CovarianceMoments, covariance
 
-__all__ = ["masked_mean", "token_ids"]
+__all__ = ["masked_mean", "token_covariance", "token_ids"]
 
 
 @torch.no_grad()
@@ -34,17 +35,51 @@ def masked_mean(values: Tensor, mask: Tensor, *, group: dist.ProcessGroup | None
     return sums[0] / sums[1]
 
 
-def token_ids(mask: Tensor, *, group: dist.ProcessGroup | None = None) -> Tensor | None:
-    """A number for each token that no other rank uses; the selectors need it with a group.
+@torch.no_grad()
+def token_covariance(
+    logp: Tensor, advantages: Tensor, mask: Tensor, *, group: dist.ProcessGroup | None = None
+) -> Tensor:
+    """What each token adds to the covariance of log-probability and advantage.
+
+    (logp − mean logp)·(A − mean A), the means over the tokens of all ranks; see
+    `entropy_ext.covariance`.
 
     Args:
-        mask: [B, T] bool; ranks may differ in B and T.
+        logp: [B, T] float32 or float64, nats, finite where mask is True.
+        advantages: [B, T].
+        mask: [B, T] bool.
         group: ranks that hold the other tokens.
 
     Returns:
-        [B, T] int64, or None without a group: a selector then numbers the tokens by itself.
+        [B, T] nats, 0 where mask is False.
     """
+    advantages = advantages.to(logp.dtype)
+    moments = CovarianceMoments()
+    moments.update(logp, advantages, mask)
+    if group is not None:
+        moments.all_reduce(group)
+    return covariance(logp, advantages, mask, moments=moments)
+
+
+@torch.no_grad()
+def token_ids(mask: Tensor, *, group: dist.ProcessGroup | None = None) -> Tensor:
+    """A number for each token that no other token of the mini-batch has.
+
+    The ranks' parts are numbered one after the other, as if they were one tensor. Parts may differ
+    in both dimensions.
+
+    Args:
+        mask: [B, T], for its shape and device.
+        group: ranks that hold the other parts.
+
+    Returns:
+        [B, T] int64, contiguous from 0 over all ranks.
+    """
+    ids = torch.arange(mask.numel(), device=mask.device).view(mask.shape)
     if group is None:
-        return None
-    own = torch.arange(mask.numel(), device=mask.device).view(mask.shape)
-    return own * dist.get_world_size(group) + dist.get_rank(group)
+        return ids
+    sizes = torch.zeros(dist.get_world_size(group), dtype=torch.int64, device=mask.device)
+    rank = dist.get_rank(group)
+    sizes[rank] = mask.numel()
+    dist.all_reduce(sizes, group=group)
+    return ids + sizes[:rank].sum()

@@ -138,12 +138,15 @@ def test_padding_may_hold_anything(name):
 
 
 @every_recipe
-def test_impossible_tokens_move_nothing(name):
+@pytest.mark.parametrize("when", ["from the start", "after prepare"])
+def test_impossible_tokens_move_nothing(name, when):
     """A sampled token to which the policy now gives probability 0: no NaN, its row keeps still."""
     recipe, logits, values = recipes.get(name, entropy_coef=0.003), make_logits(), make_values()
-    prepared = prepare(recipe, logits, make_rollout())
-    logits[0, 0] = -torch.inf
-    logits[0, 0, (prepared.rollout.tokens[0, 0] + 1) % logits.shape[-1]] = 0.0
+    rollout, impossible = make_rollout(), logits.clone()
+    impossible[0, 0] = -torch.inf
+    impossible[0, 0, (rollout.tokens[0, 0] + 1) % logits.shape[-1]] = 0.0
+    prepared = prepare(recipe, impossible if when == "from the start" else logits, rollout)
+    logits = impossible
     total, gradients = _gradients(recipe, prepared, logits, values)
     assert total.isfinite()
     assert all(g.isfinite().all() for g in gradients)

@@ -5,6 +5,7 @@ from entropy_ext.rl.controllers.base import Controller
 from entropy_ext.rl.controllers.pi import EntropyPI
 from entropy_ext.rl.controllers.reference_reset import ReferenceReset
 from entropy_ext.rl.controllers.schedules import EntropyGuided, epoch_weight, stage_weight
+from entropy_ext.rl.controllers.step_seed import StepSeed
 
 __all__ = [
     "AdaptiveEntropy",
@@ -13,6 +14,7 @@ __all__ = [
     "EntropyGuided",
     "EntropyPI",
     "ReferenceReset",
+    "StepSeed",
     "epoch_weight",
     "stage_weight",
 ]

@@ -5,22 +5,27 @@ over the unmasked tokens, so that those of micro-batches add up; divide by "toke
 """
 
 from entropy_ext.rl.losses.bcpg import bcpg_nsa
+from entropy_ext.rl.losses.covariance import CovPenalty, clip_cov, kl_cov
 from entropy_ext.rl.losses.entropic import confidence_pull
 from entropy_ext.rl.losses.kl import KLEstimator, kl_penalty
 from entropy_ext.rl.losses.likelihood import positive_nll
 from entropy_ext.rl.losses.luffy import mixed_policy
 from entropy_ext.rl.losses.masking import off_policy_sequence_mask
 from entropy_ext.rl.losses.minirl import minirl
-from entropy_ext.rl.losses.ppo import ppo_clip
+from entropy_ext.rl.losses.ppo import held_by_clip, ppo_clip
 from entropy_ext.rl.losses.sent import sent, sent_penalty
 from entropy_ext.rl.losses.token_loss import TokenLoss, log_ratio
 from entropy_ext.rl.losses.value import value_loss
 
 __all__ = [
+    "CovPenalty",
     "KLEstimator",
     "TokenLoss",
     "bcpg_nsa",
+    "clip_cov",
     "confidence_pull",
+    "held_by_clip",
+    "kl_cov",
     "kl_penalty",
     "log_ratio",
     "minirl",

@@ -15,7 +15,7 @@ from entropy_ext.rl.losses.token_loss import (
     ratio_metrics,
 )
 
-__all__ = ["ppo_clip"]
+__all__ = ["held_by_clip", "ppo_clip"]
 
 
 def ppo_clip(
@@ -68,8 +68,7 @@ def ppo_clip(
     log_rho, nonfinite = log_ratio(logp, old_logp, mask, max_log_ratio=max_log_ratio)
     ratio = log_rho.exp()
     gain = torch.where(mask, advantages, 0.0).detach()
-    held_high = (gain > 0) & (ratio > 1 + clip_high)
-    held_low = (gain < 0) & (ratio < 1 - clip_low)
+    held_low, held_high = held_by_clip(ratio, gain, clip_low=clip_low, clip_high=clip_high)
     held_dual = (gain < 0) & (ratio > (math.inf if dual_clip is None else dual_clip))
 
     bounded = torch.where(held_high, 1 + clip_high, ratio)
@@ -85,3 +84,12 @@ def ppo_clip(
         "dual_clip": held_dual.sum(),
     }
     return TokenLoss(loss, metrics)
+
+
+def held_by_clip(
+    ratio: Tensor, advantages: Tensor, *, clip_low: float, clip_high: float
+) -> tuple[Tensor, Tensor]:
+    """[B, T] bool each: tokens whose clipped loss is held by the lower, and by the upper bound."""
+    held_low = (advantages < 0) & (ratio < 1 - clip_low)
+    held_high = (advantages > 0) & (ratio > 1 + clip_high)
+    return held_low, held_high

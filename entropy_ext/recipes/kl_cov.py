@@ -1,0 +1,118 @@
+"""KL-Cov: the tokens of highest covariance are held near the policy that sampled."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, cast, get_args
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from entropy_ext import TokenStats, token_selection
+from entropy_ext.recipes.base import Recipe
+from entropy_ext.recipes.types import Plan, Sampling, Statistics, Targets
+from entropy_ext.rl.aggregate import Aggregation
+from entropy_ext.rl.checks import check_bound, check_choice
+from entropy_ext.rl.groups import Groups
+from entropy_ext.rl.losses import CovPenalty, TokenLoss, kl_cov
+from entropy_ext.rl.rollout import Rollout
+from entropy_ext.rl.statistics import token_covariance, token_ids
+
+__all__ = ["KLCov"]
+
+KLCovVariant = Literal["paper", "verl"]
+
+_DEFAULTS: dict[str, tuple[float, float]] = {"paper": (1.0, 2e-3), "verl": (0.1, 2e-4)}
+
+
+class KLCov(Recipe):
+    """KL-Cov.
+
+    Against GRPO: the max(⌊fraction·N⌋, 1) tokens of greatest (logp − mean)(A − mean) get a penalty
+    cov_coef·|logp − old_logp|; there is no clip at all; a token mean; groups without right and
+    wrong answers are dropped. Exactly on policy it is plain policy gradient, so that it needs
+    several optimizer steps per rollout.
+
+    "The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models"
+    (arXiv 2505.22617, eq. 10, 13 and 14). Figures there: 256 prompts × 8, 8 optimizer steps per
+    rollout; fraction 2e-3 for 7B and 2e-4 for 32B (0.2 and 0.02 in the released scripts are
+    percent). The released code takes means and top tokens per micro-batch and rank; here over the
+    mini-batch. The divergence is from the policy that sampled, not from a reference.
+
+    Args:
+        variant: "paper": cov_coef 1, fraction 2e-3; "verl": its defaults 0.1 and 2e-4.
+        cov_coef: weight of the penalty; None takes the variant's.
+        fraction: of all response tokens, at least one token; None takes the variant's.
+        penalty: "abs" as in the released code, "k2" or "k3", see `rl.losses.kl_cov`.
+        options: the remaining arguments of `Recipe`.
+    """
+
+    name: ClassVar[str] = "kl_cov"
+    paper: ClassVar[str] = "arXiv 2505.22617"
+    needs: frozenset[str] = frozenset({"correct"})
+    statistics: Statistics = "minibatch"
+    aggregation: Aggregation = "token-mean"
+    minibatches: int = 8
+    sampling: Sampling = Sampling(group_size=8, refill=9)
+
+    def __init__(
+        self,
+        *,
+        variant: KLCovVariant = "paper",
+        cov_coef: float | None = None,
+        fraction: float | None = None,
+        penalty: CovPenalty = "abs",
+        **options: Any,
+    ) -> None:
+        self.refuse(options, "clip_low", "clip_high", "dual_clip")
+        super().__init__(**options)
+        check_choice("variant", variant, get_args(KLCovVariant))
+        check_choice("penalty", penalty, get_args(CovPenalty))
+        default_coef, default_fraction = _DEFAULTS[variant]
+        self.cov_coef = default_coef if cov_coef is None else cov_coef
+        self.fraction = default_fraction if fraction is None else fraction
+        self.penalty: CovPenalty = penalty
+        check_bound("cov_coef", self.cov_coef, at_least=0)
+        check_bound("fraction", self.fraction, at_least=0, at_most=1)
+
+    def keep(self, rollout: Rollout) -> Tensor:
+        """Responses of groups with right and wrong answers."""
+        self.check(rollout)
+        return Groups(rollout.prompt).varies(cast(Tensor, rollout.correct))
+
+    @torch.no_grad()
+    def prepare(
+        self,
+        stats: TokenStats | None,
+        rollout: Rollout,
+        targets: Targets,
+        *,
+        group: dist.ProcessGroup | None = None,
+    ) -> Plan:
+        """The tokens to hold."""
+        plan = super().prepare(stats, rollout, targets, group=group)
+        assert stats is not None
+        valid = plan.mask & torch.isfinite(stats.logp)
+        selected = token_selection.kl_cov(
+            token_covariance(stats.logp, targets.advantages, valid, group=group),
+            valid,
+            fraction=self.fraction,
+            token_ids=token_ids(plan.mask, group=group),
+            group=group,
+        )
+        return replace(plan, tokens={**plan.tokens, "kl_cov": selected})
+
+    def policy_loss(
+        self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
+    ) -> TokenLoss:
+        """Unclipped, with the penalty on the chosen tokens."""
+        return kl_cov(
+            stats.logp,
+            rollout.old_logp,
+            targets.advantages,
+            plan.mask,
+            plan.tokens["kl_cov"],
+            coef=self.cov_coef,
+            penalty=self.penalty,
+        )
