@@ -20,10 +20,8 @@ from tests.simt import selection_oracle as oracle
 from tests.simt import toolchain
 from tests.simt.emulator import run_cases
 from tests.simt.selection_emulator import Rule, TokenCase, select_case
+from tests.simt.token_inputs import COUNTS, DTYPES
 
-# A lane, a warp less one, a block and one, a tile and one, some tiles.
-COUNTS = (1, 31, 257, 4097, 10000)
-DTYPES = (torch.float32, torch.float64)
 FRACTIONS = (0.2, 2e-4, 0.0, 1.0, 0.5)
 KINDS = ("randn", "ties", "equal", "extremes")
 
