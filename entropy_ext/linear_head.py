@@ -1,0 +1,222 @@
+"""Token statistics straight from hidden states, without logits for all tokens at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from entropy_ext import native, ops_linear
+from entropy_ext.inputs import STATS_DTYPE, check_inputs, check_rows, temperature_tensor
+from entropy_ext.projection import (
+    Gradients,
+    Projection,
+    check_projection,
+    chunk_rows,
+    flatten_rows,
+    rows_of,
+)
+from entropy_ext.token_stats import TokenStats
+
+__all__ = ["linear_token_loss", "linear_token_stats"]
+
+ChunkLoss = Callable[[TokenStats, slice], Tensor]
+
+
+def linear_token_stats(
+    hidden: Tensor,
+    weight: Tensor,
+    tokens: Tensor,
+    *,
+    bias: Tensor | None = None,
+    temperature: float | Tensor = 1.0,
+    mask: Tensor | None = None,
+    chunk_tokens: int | None = None,
+    extras: bool = False,
+) -> TokenStats:
+    """token_stats of hidden·weightᵀ + bias, with one chunk of logits in memory at a time.
+
+    Gradient flows to hidden, weight and bias through logp, entropy and lse, as in `token_stats`:
+    dhidden = dz·weight, dweight = dzᵀ·hidden, dbias = Σ dz. Logits are formed once more for it,
+    four matrix products in all; `linear_token_loss` needs three. Sums over chunks are float32.
+
+    Args:
+        hidden: [..., D] float32, bfloat16, float16 or float64.
+        weight: [V, D], of the same dtype.
+        tokens: [...] int64 in [0, V).
+        bias: [V], of the same dtype.
+        temperature: τ > 0, a number or a [...] tensor of float32 (float64 for float64 hidden).
+        mask: [...] bool; where it is False, hidden may hold anything and receives gradient 0.
+        chunk_tokens: tokens per chunk; None takes what fits 256 MiB of logits, on CUDA 1 GiB.
+        extras: also return collision, collision_logp, varentropy and max_logp.
+
+    Returns:
+        TokenStats of [...] tensors, float32 (float64 for float64 hidden).
+
+    Raises:
+        TypeError, ValueError: as `token_stats`; hidden, weight and bias that do not fit.
+    """
+    tau = _checked_temperature(hidden, weight, tokens, bias, temperature, mask)
+    chunk = chunk_rows(hidden, len(weight), chunk_tokens)
+    logp, entropy, lse, _, _, extra = ops_linear.linear_token_stats_forward(
+        hidden, weight, bias, tokens, tau, mask, extras, chunk
+    )
+    return TokenStats(logp, entropy, lse, *(extra.detach().unbind() if extras else ()))
+
+
+def linear_token_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    tokens: Tensor,
+    token_loss: ChunkLoss,
+    *,
+    bias: Tensor | None = None,
+    temperature: float | Tensor = 1.0,
+    mask: Tensor | None = None,
+    chunk_tokens: int | None = None,
+    align: int = 1,
+    extras: bool = False,
+) -> tuple[Tensor, TokenStats]:
+    """A loss of token statistics and all gradients, while each chunk's logits exist.
+
+    loss = Σᵢ token_loss(statsᵢ), with statsᵢ of z = hidden·weightᵀ + bias as in `token_stats`.
+
+    Gradient flows to hidden, weight and bias; it is formed in the forward pass, three matrix
+    products in all, and scaled in the backward pass. Nothing flows anywhere else: a token_loss
+    whose value depends on another tensor that requires a gradient is refused.
+
+    A loss that needs numbers of the whole batch (moments, a selection, a normaliser) takes them
+    from `linear_token_stats` under no_grad first; token_loss then reads them at `rows`.
+
+    Args:
+        hidden, weight, tokens, bias, temperature, mask, chunk_tokens, extras: as in
+            `linear_token_stats`.
+        token_loss: (stats, rows) → loss [n]: the share of each token in the final loss, normaliser
+            included. stats are those of the n tokens at `rows`, a slice of the flattened tokens.
+            Called once per chunk, in order.
+        align: chunks begin at multiples of so many tokens: T for hidden [B, T, D], where
+            token_loss looks at whole sequences.
+
+    Returns:
+        The sum of the losses, 0-d, and TokenStats of [...] tensors without gradient.
+
+    Raises:
+        TypeError, ValueError: as `linear_token_stats`; a token_loss of another shape than [n], or
+            that depends on another tensor with a gradient.
+    """
+    tau = _checked_temperature(hidden, weight, tokens, bias, temperature, mask)
+    chunk = chunk_rows(hidden, len(weight), chunk_tokens, align)
+    record = torch.is_grad_enabled()
+    loss, *fields = _LinearTokenLoss.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, bias, tokens, tau, mask, token_loss, chunk, extras, record
+    )
+    return loss, TokenStats(*fields)
+
+
+class _LinearTokenLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        tokens: Tensor,
+        temperature: Tensor,
+        mask: Tensor | None,
+        token_loss: ChunkLoss,
+        chunk: int,
+        extras: bool,
+        record: bool,
+    ) -> tuple[Tensor, ...]:
+        check_rows(tokens, temperature, mask, len(weight))
+        shape = tokens.shape
+        flat, tokens, temperature, mask = flatten_rows(hidden, tokens, temperature, mask)
+        needs = tuple(record and need for need in ctx.needs_input_grad[:3])
+        gradients = Gradients(hidden, weight, bias, (needs[0], needs[1], needs[2]))
+        dtype = STATS_DTYPE[hidden.dtype]
+        total = torch.zeros((), dtype=dtype, device=hidden.device)
+        results = hidden.new_empty((7 if extras else 3, len(tokens)), dtype=dtype)
+        for rows, inputs, logits in Projection(flat, weight, bias, mask, chunk):
+            row_inputs = rows_of(rows, tokens, temperature, mask)
+            *stats, row_max, row_sum, extra = native.token_stats_forward(
+                logits, *row_inputs, extras
+            )
+            for whole, part in zip(results, [*stats, *extra] if extras else stats, strict=True):
+                whole[rows] = part
+            share, grads = _loss_and_gradients(token_loss, stats, extra, rows, extras, any(needs))
+            total += share
+            if any(needs):
+                native.token_stats_backward(
+                    logits, *row_inputs, stats[1], row_max, row_sum, *grads, out=logits
+                )
+                gradients.add(rows, inputs, logits)
+        ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
+        fields = [x.view(shape) for x in results]
+        ctx.mark_non_differentiable(*fields)
+        return total, *fields
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        scaled = (None if g is None else g * grad_loss.to(g.dtype) for g in ctx.saved_tensors)
+        return (*scaled, *(None for _ in range(7)))
+
+
+def _loss_and_gradients(
+    token_loss: ChunkLoss,
+    stats: list[Tensor],
+    extra: Tensor,
+    rows: slice,
+    extras: bool,
+    record: bool,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """This chunk's share of the loss, and its gradients by logp, entropy and lse."""
+    leaves = [x.detach().requires_grad_(record) for x in stats]
+    with torch.set_grad_enabled(record):
+        loss = token_loss(TokenStats(*leaves, *(extra.unbind() if extras else ())), rows)
+    if loss.shape != leaves[0].shape:
+        raise ValueError(
+            f"token_loss: expected a loss for each of the {len(leaves[0])} tokens of the chunk, "
+            f"shape {list(leaves[0].shape)}, got {list(loss.shape)}"
+        )
+    if not record or not loss.requires_grad:
+        return loss.detach().sum(), tuple(torch.zeros_like(x) for x in stats)
+    _refuse_other_leaves(loss, leaves)
+    grads = torch.autograd.grad(loss, leaves, torch.ones_like(loss), materialize_grads=True)
+    return loss.detach().sum(), grads
+
+
+def _refuse_other_leaves(loss: Tensor, leaves: list[Tensor]) -> None:
+    """Raise if the loss depends on a tensor whose gradient would be lost here."""
+    known = {id(leaf) for leaf in leaves}
+    seen, pending = set(), [loss.grad_fn]
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None and id(variable) not in known:
+            raise ValueError(
+                "token_loss: expected a loss of stats alone; it depends on another tensor that "
+                f"requires a gradient, of shape {list(variable.shape)}: detach it"
+            )
+        pending.extend(parent for parent, _ in node.next_functions)
+
+
+def _checked_temperature(
+    hidden: Tensor,
+    weight: Tensor,
+    tokens: Tensor,
+    bias: Tensor | None,
+    temperature: float | Tensor,
+    mask: Tensor | None,
+) -> Tensor:
+    """The temperature as a tensor, all arguments' types and shapes having been checked."""
+    check_projection(hidden, weight, bias)
+    tau = temperature_tensor(temperature, hidden)
+    # The checks of token_stats, on logits that take no memory.
+    check_inputs(hidden.detach()[..., :1], tokens, tau, mask)
+    return tau

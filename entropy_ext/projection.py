@@ -1,0 +1,173 @@
+"""Chunks of tokens through the language-model head: logits into one buffer, gradients out of it.
+
+The matrix products are the platform's, through torch; this file decides what stands where, so that
+no more than one chunk of logits exists at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from entropy_ext.inputs import STATS_DTYPE, dtype_name
+
+__all__ = ["Gradients", "Projection", "check_projection", "chunk_rows", "flatten_rows", "rows_of"]
+
+# One chunk of logits. On CUDA a smaller one would add the weight's gradient up too often.
+_CHUNK_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
+_ROUND = 128
+# Rows of the weight whose half-precision gradient is formed before it joins the float32 sum.
+_WEIGHT_ROWS = 8192
+
+
+def check_projection(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raise TypeError or ValueError, naming the argument, unless dtypes, shapes and devices fit."""
+    for name, value in (("hidden", hidden), ("weight", weight), ("bias", bias)):
+        if not isinstance(value, Tensor) and not (name == "bias" and value is None):
+            raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+    if hidden.dtype not in STATS_DTYPE:
+        raise TypeError(
+            "hidden: expected float32, float64, bfloat16 or float16, "
+            f"got {dtype_name(hidden.dtype)}"
+        )
+    if hidden.ndim < 1 or hidden.shape[-1] == 0:
+        raise ValueError(f"hidden: expected shape [..., D] with D ≥ 1, got {list(hidden.shape)}")
+    if weight.ndim != 2 or weight.shape[1] != hidden.shape[-1]:
+        raise ValueError(
+            f"weight: expected shape [V, {hidden.shape[-1]}], as hidden [..., D] says, "
+            f"got {list(weight.shape)}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias: expected shape [{weight.shape[0]}], got {list(bias.shape)}")
+    for name, value in (("weight", weight), ("bias", bias)):
+        if value is not None and value.dtype != hidden.dtype:
+            expected, got = dtype_name(hidden.dtype), dtype_name(value.dtype)
+            raise TypeError(f"{name}: expected hidden's {expected}, got {got}")
+        if value is not None and value.device != hidden.device:
+            raise ValueError(f"{name}: expected device {hidden.device}, got {value.device}")
+
+
+def chunk_rows(hidden: Tensor, vocab: int, chunk_tokens: int | None, align: int = 1) -> int:
+    """Tokens per chunk: as asked for, or as many as the logits' share of memory allows.
+
+    Args:
+        hidden: its device and dtype are those of the logits.
+        vocab: V.
+        chunk_tokens: upper bound, or None.
+        align: chunks hold a multiple of so many tokens.
+
+    Raises:
+        ValueError: chunk_tokens below align.
+    """
+    if chunk_tokens is None:
+        room = _CHUNK_BYTES["cuda" if hidden.is_cuda else "cpu"] // (vocab * hidden.itemsize)
+        chunk_tokens = max(room // _ROUND * _ROUND, _ROUND, align)
+    if chunk_tokens < align:
+        raise ValueError(f"chunk_tokens: expected at least {align}, got {chunk_tokens}")
+    return chunk_tokens // align * align
+
+
+def flatten_rows(
+    hidden: Tensor, tokens: Tensor, temperature: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """hidden [N, D], tokens [N], temperature 0-d or [N] and mask [N]."""
+    return (
+        hidden.reshape(-1, hidden.shape[-1]),
+        tokens.reshape(-1),
+        temperature if temperature.ndim == 0 else temperature.reshape(-1),
+        None if mask is None else mask.reshape(-1),
+    )
+
+
+def rows_of(
+    rows: slice, tokens: Tensor, temperature: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """tokens, temperature and mask of a slice of the flattened rows."""
+    return (
+        tokens[rows],
+        temperature if temperature.ndim == 0 else temperature[rows],
+        None if mask is None else mask[rows],
+    )
+
+
+class Projection:
+    """logits = hidden·weightᵀ + bias, a chunk at a time, each over the one before."""
+
+    def __init__(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, chunk: int
+    ) -> None:
+        self.hidden = hidden
+        self.weight = weight
+        self.bias = bias
+        self.mask = mask
+        self.chunk = chunk
+        size = (min(chunk, len(hidden)), len(weight))
+        self._buffer = torch.empty(size, dtype=hidden.dtype, device=hidden.device)
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """rows, hidden [n, D] with masked rows at 0, logits [n, V] to read or overwrite."""
+        for begin in range(0, len(self.hidden), self.chunk):
+            rows = slice(begin, min(begin + self.chunk, len(self.hidden)))
+            hidden = self.hidden[rows]
+            if self.mask is not None:
+                # Padding may hold NaN, which 0·NaN would carry into the weight's gradient.
+                hidden = torch.where(self.mask[rows, None], hidden, 0.0)
+            logits = self._buffer[: len(hidden)]
+            if self.bias is None:
+                torch.mm(hidden, self.weight.T, out=logits)
+            else:
+                torch.addmm(self.bias, hidden, self.weight.T, out=logits)
+            yield rows, hidden, logits
+
+
+class Gradients:
+    """Gradients of hidden, weight and bias, summed over chunks; None for those not asked for.
+
+    Those of weight and bias are summed in float32 (float64 for float64), and rounded at the end.
+    """
+
+    def __init__(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: tuple[bool, bool, bool]
+    ) -> None:
+        wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        # Contiguous, so that chunks of the flattened rows are written into it.
+        self.hidden = hidden.new_empty(hidden.shape) if needs[0] else None
+        self._weight = torch.zeros_like(weight, dtype=wide) if needs[1] else None
+        self._bias = torch.zeros_like(bias, dtype=wide) if needs[2] and bias is not None else None
+        self._matrix = weight
+        self._dtype = hidden.dtype
+
+    def add(self, rows: slice, hidden: Tensor, grad_logits: Tensor) -> None:
+        """A chunk's share, from the gradient of its logits [n, V]."""
+        if self.hidden is not None:
+            flat = self.hidden.view(-1, self.hidden.shape[-1])
+            torch.mm(grad_logits, self._matrix, out=flat[rows])
+        if self._weight is not None:
+            _add_product(self._weight, grad_logits, hidden)
+        if self._bias is not None:
+            self._bias += grad_logits.sum(0, dtype=self._bias.dtype)
+
+    @property
+    def weight(self) -> Tensor | None:
+        """[V, D], in the dtype of the weight."""
+        return None if self._weight is None else self._weight.to(self._dtype)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """[V], in the dtype of the bias."""
+        return None if self._bias is None else self._bias.to(self._dtype)
+
+
+def _add_product(total: Tensor, grad_logits: Tensor, hidden: Tensor) -> None:
+    """total += grad_logitsᵀ·hidden, without rounding the sum to half precision."""
+    if grad_logits.dtype == total.dtype:
+        total.addmm_(grad_logits.T, hidden)
+        return
+    for begin in range(0, len(total), _WEIGHT_ROWS):
+        columns = slice(begin, begin + _WEIGHT_ROWS)
+        if total.is_cuda:
+            total[columns] += torch.mm(grad_logits[:, columns].T, hidden, out_dtype=total.dtype)
+        else:
+            total[columns] += torch.mm(grad_logits[:, columns].T, hidden)

@@ -1,0 +1,343 @@
+"""The chunked head against token_stats on the whole logits, and its gradients against float64."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from entropy_ext import TokenStats, linear_token_loss, linear_token_stats, ops_linear, token_stats
+
+B, T, D, V = 3, 7, 24, 501
+
+
+def draw(dtype: torch.dtype, device: torch.device, seed: int = 0) -> dict[str, Any]:
+    """Hidden states whose logits are as peaked as a language model's; masked ones hold NaN."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    mask = torch.rand(B, T, generator=generator) < 0.8
+    hidden = torch.where(mask[..., None], normal(B, T, D), torch.nan)
+    arguments = {
+        "hidden": hidden.to(dtype),
+        "weight": (0.7 * normal(V, D)).to(dtype),
+        "bias": normal(V).to(dtype),
+        "tokens": torch.randint(V, (B, T), generator=generator),
+        "temperature": (0.5 + torch.rand(B, T, generator=generator)).to(
+            torch.float64 if dtype == torch.float64 else torch.float32
+        ),
+        "mask": mask,
+    }
+    return {name: value.to(device) for name, value in arguments.items()}
+
+
+def upstream(stats: TokenStats) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients that differ from token to token and from output to output."""
+    ramp = torch.linspace(-1, 2, stats.logp.numel(), dtype=stats.logp.dtype).to(stats.logp.device)
+    ramp = ramp.view(stats.logp.shape)
+    return ramp, ramp.flip(0) - 0.3, ramp.square()
+
+
+def whole(arguments: dict[str, Any], dtype: torch.dtype | None = None, **options: Any) -> Any:
+    """Stats from all logits at once, and gradients of hidden, weight, bias; in `dtype`."""
+    leaves = {
+        name: arguments[name].detach().to(dtype or arguments[name].dtype).requires_grad_()
+        for name in ("hidden", "weight", "bias")
+    }
+    clean = torch.where(arguments["mask"][..., None], leaves["hidden"], 0.0)
+    logits = clean @ leaves["weight"].T + leaves["bias"]
+    wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    tau = arguments["temperature"].to(wide)
+    stats = token_stats(
+        logits, arguments["tokens"], temperature=tau, mask=arguments["mask"], **options
+    )
+    torch.autograd.backward(tuple(stats[:3]), upstream(stats))
+    return stats, [leaf.grad for leaf in leaves.values()]
+
+
+def chunked(arguments: dict[str, Any], chunk: int | None, **options: Any) -> Any:
+    """The same by linear_token_stats."""
+    leaves = {
+        name: arguments[name].detach().clone().requires_grad_()
+        for name in ("hidden", "weight", "bias")
+    }
+    stats = linear_token_stats(**(arguments | leaves), chunk_tokens=chunk, **options)
+    torch.autograd.backward(tuple(stats[:3]), upstream(stats))
+    return stats, [leaf.grad for leaf in leaves.values()]
+
+
+def upstream_loss(arguments: dict[str, Any]) -> Callable[[TokenStats, slice], Tensor]:
+    """The token loss whose gradients are `upstream`."""
+    grads = [g.flatten() for g in upstream(TokenStats(*(arguments["temperature"],) * 3))]
+
+    def token_loss(stats: TokenStats, rows: slice) -> Tensor:
+        return sum(x * g[rows] for x, g in zip(stats[:3], grads, strict=True))
+
+    return token_loss
+
+
+def by_loss(arguments: dict[str, Any], chunk: int | None, scale: float = 1.0) -> Any:
+    """Gradients by linear_token_loss, of the loss whose gradients are `upstream`."""
+    leaves = {
+        name: arguments[name].detach().clone().requires_grad_()
+        for name in ("hidden", "weight", "bias")
+    }
+    loss, stats = linear_token_loss(
+        **(arguments | leaves), token_loss=upstream_loss(arguments), chunk_tokens=chunk
+    )
+    (scale * loss).backward()
+    return loss, stats, [leaf.grad for leaf in leaves.values()]
+
+
+def assert_close(ours: list[Tensor], truth: list[Tensor], allowed: float) -> None:
+    """Within `allowed` of the largest entry of each tensor."""
+    for a, b in zip(ours, truth, strict=True):
+        error = float((a.detach().double() - b.detach().double()).abs().max())
+        assert error <= allowed * max(1.0, float(b.detach().abs().max()))
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 7, 21, None])
+def test_float64_equals_the_whole_at_any_chunk_size(
+    device: torch.device, chunk: int | None
+) -> None:
+    """Catches rows that end up in the wrong place and gradients that miss a chunk or a mask."""
+    arguments = draw(torch.float64, device)
+    stats, grads = chunked(arguments, chunk, extras=True)
+    truth, true_grads = whole(arguments, extras=True)
+    assert_close(list(stats[:7]), list(truth[:7]), 1e-13)
+    assert_close(grads, true_grads, 1e-12)
+    assert grads[0][~arguments["mask"]].eq(0).all()
+
+    loss, loss_stats, loss_grads = by_loss(arguments, chunk)
+    assert_close(list(loss_stats[:3]), list(truth[:3]), 1e-13)
+    assert_close(loss_grads, true_grads, 1e-12)
+    expected = sum((x * g).sum() for x, g in zip(truth[:3], upstream(truth), strict=True))
+    assert_close([loss.detach()], [expected.detach()], 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("run", [chunked, by_loss], ids=["stats", "loss"])
+def test_no_worse_than_the_whole_in_the_same_precision(
+    device: torch.device, dtype: torch.dtype, run: Any
+) -> None:
+    """Catches a sum over chunks in half precision: the error would grow with their number."""
+    arguments = draw(dtype, device)
+    *_, grads = run(arguments, 2)
+    _, true_grads = whole(arguments, torch.float64)
+    _, plain_grads = whole(arguments)
+    for ours, plain, truth in zip(grads, plain_grads, true_grads, strict=True):
+        size = float(truth.abs().max())
+        error = float((ours.double() - truth).abs().max())
+        plain_error = float((plain.double() - truth).abs().max())
+        # Both round the gradient once at the end; ours also each chunk's share of it.
+        assert error <= 1.5 * plain_error + torch.finfo(dtype).eps / 2 * size
+
+
+def test_upstream_gradient_of_the_loss_scales_all(device: torch.device) -> None:
+    """Catches gradients formed in the forward pass that ignore what comes from above."""
+    arguments = draw(torch.float64, device)
+    _, _, once = by_loss(arguments, 5)
+    _, _, thrice = by_loss(arguments, 5, scale=-3.0)
+    assert_close(thrice, [-3.0 * g for g in once], 1e-15)
+
+
+@pytest.mark.parametrize("frozen", ["hidden", "weight", "bias"])
+def test_frozen_inputs_receive_nothing(device: torch.device, frozen: str) -> None:
+    """Catches a gradient for a frozen tensor, or one that is lost because another is frozen."""
+    arguments = draw(torch.float64, device)
+    _, truth = whole(arguments)
+    names = ("hidden", "weight", "bias")
+    for run in ("stats", "loss"):
+        leaves = {n: arguments[n].clone().requires_grad_(n != frozen) for n in names}
+        if run == "stats":
+            stats = linear_token_stats(**(arguments | leaves), chunk_tokens=4)
+            torch.autograd.backward(tuple(stats[:3]), upstream(stats))
+        else:
+            loss, _ = linear_token_loss(
+                **(arguments | leaves), token_loss=upstream_loss(arguments), chunk_tokens=4
+            )
+            loss.backward()
+        for name, expected in zip(names, truth, strict=True):
+            grad = leaves[name].grad
+            assert (grad is None) == (name == frozen)
+            if grad is not None:
+                assert_close([grad], [expected], 1e-12)
+
+
+def test_without_bias_and_without_gradient(device: torch.device) -> None:
+    """Catches a bias that is assumed, and gradients that are formed under no_grad."""
+    arguments = draw(torch.float64, device) | {"bias": None, "mask": None}
+    arguments["hidden"] = arguments["hidden"].nan_to_num(0.5).requires_grad_()
+    with torch.no_grad():
+        stats = linear_token_stats(**arguments, chunk_tokens=4)
+        loss, _ = linear_token_loss(**arguments, token_loss=lambda s, rows: -s.logp, chunk_tokens=4)
+    logits = arguments["hidden"].detach() @ arguments["weight"].T
+    truth = token_stats(logits, arguments["tokens"], temperature=arguments["temperature"])
+    assert_close(list(stats[:3]), list(truth[:3]), 1e-13)
+    torch.testing.assert_close(loss, -truth.logp.sum(), rtol=1e-12, atol=0)
+    assert not stats.logp.requires_grad
+    assert not loss.requires_grad
+
+
+def test_chunks_end_where_sequences_end(device: torch.device) -> None:
+    """Catches chunks that split a sequence although the loss looks at whole ones."""
+    arguments = draw(torch.float64, device)
+    seen: list[slice] = []
+
+    def token_loss(stats: TokenStats, rows: slice) -> Tensor:
+        seen.append(rows)
+        return (stats.logp.view(-1, T).mean(-1, keepdim=True) * stats.entropy.view(-1, T)).flatten()
+
+    linear_token_loss(**arguments, token_loss=token_loss, chunk_tokens=10, align=T)
+    assert seen == [slice(0, 7), slice(7, 14), slice(14, 21)]
+
+
+def test_another_tensor_with_a_gradient_is_refused(device: torch.device) -> None:
+    """Catches a learnable temperature or value head whose gradient would silently be lost."""
+    arguments = draw(torch.float64, device)
+    head = torch.ones((), dtype=torch.float64, device=device, requires_grad=True)
+    arguments["weight"].requires_grad_()
+    with pytest.raises(ValueError, match="token_loss: expected a loss of stats alone"):
+        linear_token_loss(**arguments, token_loss=lambda s, rows: s.logp * (2 * head))
+    loss, _ = linear_token_loss(**arguments, token_loss=lambda s, rows: s.logp * head.detach())
+    loss.backward()
+    assert arguments["weight"].grad is not None
+
+
+def test_a_loss_of_constants_has_gradient_zero(device: torch.device) -> None:
+    """Catches an error, or a gradient left over, where every token of a chunk is masked out."""
+    arguments = draw(torch.float64, device)
+    arguments["weight"].requires_grad_()
+    loss, _ = linear_token_loss(
+        **arguments, token_loss=lambda s, rows: torch.zeros_like(s.logp), chunk_tokens=4
+    )
+    loss.backward()
+    assert arguments["weight"].grad.eq(0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight": torch.zeros(V, D + 1)}, "weight: expected shape [V, 24]"),
+        ({"weight": torch.zeros(V, D, dtype=torch.float64)}, "weight: expected hidden's"),
+        ({"bias": torch.zeros(V - 1)}, "bias: expected shape [501]"),
+        ({"tokens": torch.zeros(B, T + 1, dtype=torch.int64)}, "tokens: expected shape [3, 7]"),
+        ({"tokens": torch.zeros(B, T)}, "tokens: expected int64"),
+        ({"mask": torch.ones(B, T)}, "mask: expected bool"),
+        ({"chunk_tokens": 0}, "chunk_tokens: expected at least 1, got 0"),
+        ({"hidden": torch.zeros(B, T, D, dtype=torch.int64)}, "hidden: expected float32"),
+        ({"temperature": torch.ones(B, T, requires_grad=True)}, "temperature: expected a tensor"),
+    ],
+    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
+)
+@pytest.mark.parametrize("function", ["stats", "loss"])
+def test_wrong_arguments_are_named(change: dict[str, Any], message: str, function: str) -> None:
+    """Catches an error from inside a matrix product, or none."""
+    arguments = draw(torch.float32, torch.device("cpu")) | change
+    if function == "loss":
+        arguments["token_loss"] = lambda s, rows: s.logp
+    run = linear_token_stats if function == "stats" else linear_token_loss
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+        run(**arguments)
+
+
+@pytest.mark.parametrize("function", ["stats", "loss"])
+def test_bad_values_are_named_by_their_position(function: str) -> None:
+    """Catches positions counted within a chunk instead of within the batch."""
+    arguments = draw(torch.float32, torch.device("cpu"))
+    arguments["mask"][2, 3] = True
+    arguments["hidden"] = arguments["hidden"].nan_to_num(0.0)
+    tokens = arguments["tokens"].clone()
+    tokens[2, 3] = V
+    tokens[~arguments["mask"]] = -1  # masked: harmless
+    options = {"token_loss": lambda s, rows: s.logp} if function == "loss" else {}
+    run = linear_token_stats if function == "stats" else linear_token_loss
+    with pytest.raises(
+        ValueError, match=r"tokens\[2, 3\]: expected a value in \[0, 501\), got 501"
+    ):
+        run(**(arguments | {"tokens": tokens}), chunk_tokens=4, **options)
+    arguments["temperature"][2, 3] = 0
+    with pytest.raises(ValueError, match=r"temperature\[2, 3\]: expected a positive finite number"):
+        run(**arguments, chunk_tokens=4, **options)
+
+
+def test_loss_of_another_shape_is_refused() -> None:
+    """Catches a loss already summed, whose sum would be right and whose weights would not."""
+    arguments = draw(torch.float32, torch.device("cpu"))
+    with pytest.raises(ValueError, match=re.escape("shape [21], got []")):
+        linear_token_loss(**arguments, token_loss=lambda s, rows: s.logp.sum())
+
+
+def test_gradcheck() -> None:
+    """Catches a gradient that differs from finite differences."""
+    arguments = draw(torch.float64, torch.device("cpu"))
+    keep = arguments["mask"]
+    hidden = arguments["hidden"][keep][:6].requires_grad_()
+    weight, bias = arguments["weight"][:9].requires_grad_(), arguments["bias"][:9].requires_grad_()
+    tokens = arguments["tokens"][keep][:6] % 9
+
+    def run(hidden: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+        return tuple(linear_token_stats(hidden, weight, tokens, bias=bias, chunk_tokens=4)[:3])
+
+    assert torch.autograd.gradcheck(run, (hidden, weight, bias))
+
+
+def test_opcheck() -> None:
+    """Catches a fake operator that promises other shapes, and aliasing of outputs."""
+    a = draw(torch.float32, torch.device("cpu"))
+    arguments = (
+        a["hidden"].nan_to_num(0.0).requires_grad_(),
+        a["weight"].requires_grad_(),
+        a["bias"].requires_grad_(),
+        *(a["tokens"], a["temperature"], a["mask"]),
+    )
+    torch.library.opcheck(ops_linear.linear_token_stats_forward, (*arguments, True, 4))
+    torch.library.opcheck(
+        ops_linear.linear_token_stats_forward, (*arguments[:2], None, *arguments[3:], False, 4)
+    )
+
+
+def test_compiles_without_a_graph_break() -> None:
+    """Catches code between the operators that torch.compile cannot trace."""
+    arguments = draw(torch.float32, torch.device("cpu"))
+    arguments["hidden"] = arguments["hidden"].nan_to_num(0.0)
+    weight = arguments.pop("weight")
+
+    def loss(weight: Tensor) -> Tensor:
+        stats = linear_token_stats(weight=weight, **arguments, chunk_tokens=4)
+        return (stats.logp - 0.1 * stats.entropy).sum()
+
+    ours, eager = (weight.clone().requires_grad_() for _ in range(2))
+    torch.compiler.reset()
+    torch.compile(loss, fullgraph=True, backend="aot_eager")(ours).backward()
+    loss(eager).backward()
+    torch.testing.assert_close(ours.grad, eager.grad, rtol=0, atol=0)
+
+
+def test_double_backward_raises() -> None:
+    """Catches second derivatives that are silently zero."""
+    arguments = draw(torch.float64, torch.device("cpu"))
+    weight = arguments.pop("weight").requires_grad_()
+    stats = linear_token_stats(weight=weight, **arguments)
+    (grad,) = torch.autograd.grad(stats.logp.sum(), weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="no double backward"):
+        grad.sum().backward()
+
+
+def test_empty_batch(device: torch.device) -> None:
+    """Catches a division by the number of chunks."""
+    weight = torch.zeros(V, D, device=device, requires_grad=True)
+    hidden = torch.zeros(0, D, device=device, requires_grad=True)
+    tokens = torch.zeros(0, dtype=torch.int64, device=device)
+    stats = linear_token_stats(hidden, weight, tokens)
+    stats.logp.sum().backward()
+    assert weight.grad.eq(0).all()
+    loss, _ = linear_token_loss(hidden, weight, tokens, lambda s, rows: s.logp)
+    loss.backward()
+    assert loss.detach().eq(0)
