@@ -1,6 +1,7 @@
 """Token log-probability, entropy and selection over vocabulary logits, for LLM RL."""
 
 from entropy_ext.backend import backend_info
+from entropy_ext.linear_head import linear_token_loss, linear_token_stats
 from entropy_ext.policy_stats import PolicyStats, policy_stats
 from entropy_ext.support import Support
 from entropy_ext.token_selection import (
@@ -24,6 +25,8 @@ __all__ = [
     "covariance",
     "entropy_change",
     "kl_cov",
+    "linear_token_loss",
+    "linear_token_stats",
     "policy_stats",
     "steer_weights",
     "token_stats",

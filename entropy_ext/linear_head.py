@@ -152,7 +152,7 @@ class _LinearTokenLoss(torch.autograd.Function):
                     logits, *row_inputs, stats[1], row_max, row_sum, *grads, out=logits
                 )
                 gradients.add(rows, inputs, logits)
-        ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
+        ctx.gradients = (gradients.hidden, gradients.weight, gradients.bias)
         fields = [x.view(shape) for x in results]
         ctx.mark_non_differentiable(*fields)
         return total, *fields
@@ -160,7 +160,14 @@ class _LinearTokenLoss(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = (None if g is None else g * grad_loss.to(g.dtype) for g in ctx.saved_tensors)
+        if ctx.gradients is None:
+            raise RuntimeError(
+                "linear_token_loss: backward was called before, and its gradients were handed out; "
+                "call linear_token_loss again"
+            )
+        # Handed out, not copied: they are the largest thing in memory.
+        scaled = [None if g is None else g.mul_(grad_loss.to(g.dtype)) for g in ctx.gradients]
+        ctx.gradients = None
         return (*scaled, *(None for _ in range(7)))
 
 

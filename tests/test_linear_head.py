@@ -147,6 +147,16 @@ def test_upstream_gradient_of_the_loss_scales_all(device: torch.device) -> None:
     assert_close(thrice, [-3.0 * g for g in once], 1e-15)
 
 
+def test_gradients_are_handed_out_once(device: torch.device) -> None:
+    """Catches a second backward pass that would return gradients already scaled."""
+    arguments = draw(torch.float64, device)
+    arguments["weight"].requires_grad_()
+    loss, _ = linear_token_loss(**arguments, token_loss=lambda s, rows: s.logp)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="backward was called before"):
+        loss.backward()
+
+
 @pytest.mark.parametrize("frozen", ["hidden", "weight", "bias"])
 def test_frozen_inputs_receive_nothing(device: torch.device, frozen: str) -> None:
     """Catches a gradient for a frozen tensor, or one that is lost because another is frozen."""
