@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test test-slow lint bench bench-check ptxas build clean
+.PHONY: demo test test-slow test-all lint bench bench-check ptxas build clean
 
 # Train, measure and verify; a page to look at.
 demo: build
@@ -12,10 +12,14 @@ demo: build
 
 # All that CI runs.
 test: build lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not every_recipe"
 
 test-slow: build
 	$(BIN)/python -m pytest -m slow
+
+# Every test there is: the slow ones, and the training of every recipe.
+test-all: build lint
+	$(BIN)/python -m pytest
 
 lint: build
 	$(BIN)/ruff check .

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from entropy_ext import TokenStats
+from entropy_ext import Support, TokenStats
 from entropy_ext.rl import Rollout
+from sim.rlvr.experts import FREE
 
-__all__ = ["Batch", "concatenate"]
+__all__ = ["Batch", "concatenate", "stats_rows"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Batch:
     rollout: Rollout
     stats: TokenStats
     """[B, T] each, of the policy before the first update on this rollout"""
+    routing: Tensor | None = None
+    """[B, P + T − 1, layers] int64: experts to replay"""
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -37,8 +40,14 @@ class Batch:
             self.prompt[index],
             self.prompt_mask[index],
             self.rollout.rows(index),
-            TokenStats(*(value[index] for value in self.stats if value is not None)),
+            stats_rows(self.stats, index),
+            None if self.routing is None else self.routing[index],
         )
+
+
+def stats_rows(stats: TokenStats, index: Tensor | slice) -> TokenStats:
+    """The responses at `index`, of what there is."""
+    return TokenStats._make(None if value is None else value[index] for value in stats)
 
 
 def concatenate(batches: Sequence[Batch]) -> Batch:
@@ -54,12 +63,21 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
             joined[field.name] = _stack(values, width)
     if rollouts[0].answers is not None:
         joined["answers"] = [answer for rollout in rollouts for answer in rollout.answers or ()]
-    stats = zip(*(batch.stats[:3] for batch in batches), strict=True)
+    if rollouts[0].support is not None:
+        joined["support"] = _stack_supports(rollouts, width)
+    routing = [batch.routing for batch in batches if batch.routing is not None]
+    longest = max((part.shape[1] for part in routing), default=0)
     return Batch(
         torch.cat([batch.prompt for batch in batches]),
         torch.cat([batch.prompt_mask for batch in batches]),
         rollouts[0].replace(**joined),
-        TokenStats(*(_stack(values, width) for values in stats)),
+        TokenStats._make(
+            None if values[0] is None else _stack(values, width)
+            for values in zip(*(batch.stats for batch in batches), strict=True)
+        ),
+        torch.cat([pad(part, (0, 0, 0, longest - part.shape[1]), value=FREE) for part in routing])
+        if routing
+        else None,
     )
 
 
@@ -67,3 +85,17 @@ def _stack(values: Sequence[Any], width: int) -> Tensor:
     if values[0].ndim == 2:
         values = [pad(value, (0, width - value.shape[1])) for value in values]
     return torch.cat(list(values))
+
+
+def _stack_supports(rollouts: Sequence[Rollout], width: int) -> Support:
+    """Ids stay in their order, for the tokens that pad a row have none."""
+    supports = [cast(Support, rollout.support) for rollout in rollouts]
+    lengths = _stack(
+        [
+            support.offsets.diff().reshape(rollout.mask.shape)
+            for support, rollout in zip(supports, rollouts, strict=True)
+        ],
+        width,
+    )
+    offsets = pad(lengths.flatten().cumsum(0), (1, 0))
+    return Support(offsets, torch.cat([support.ids for support in supports]))

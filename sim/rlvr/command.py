@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from entropy_ext.recipes import RECIPES
+from sim.rlvr.options import parse_options, summary
 from sim.rlvr.records import Records
 from sim.rlvr.run import DEMO_RECIPES, DEMO_STEPS, Result, run
 
@@ -20,6 +22,17 @@ AVERAGED = 5
 
 def rlvr(
     recipe: Annotated[list[str] | None, typer.Option(help="Recipe by name; repeatable.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Argument of the recipes or of their sampling; repeatable.",
+        ),
+    ] = None,
+    show_list: Annotated[
+        bool, typer.Option("--list", help="Show all recipes and what each needs.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Checkpoints, CSV files, plot.")] = Path("runs/rlvr"),
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 50,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -27,11 +40,26 @@ def rlvr(
     group_size: Annotated[int, typer.Option(min=1, help="Responses per prompt.")] = 16,
     minibatches: Annotated[int, typer.Option(min=1, help="Optimizer steps per step.")] = 4,
     learning_rate: Annotated[float, typer.Option(min=0.0)] = 1e-4,
-    max_length: Annotated[int, typer.Option(min=1, help="Longest response, tokens.")] = 8,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, help="Longest response, tokens; twice a solution.")
+    ] = None,
     micro_batch: Annotated[int, typer.Option(min=1, help="Responses per forward pass.")] = 512,
+    survey_prompts: Annotated[
+        int, typer.Option(min=1, help="Problems that a curriculum chooses from.")
+    ] = 2048,
+    stored_prompts: Annotated[
+        int, typer.Option(min=1, help="Problems in the data of recipes that do not sample.")
+    ] = 512,
+    sampler_dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     vocab_size: Annotated[int | None, typer.Option(help="Pad the model's vocabulary.")] = None,
-    terms: Annotated[int, typer.Option(min=2, help="Numbers per problem.")] = 2,
+    terms: Annotated[
+        int | None, typer.Option(min=2, help="Numbers per problem; 2, or 3 if steps count.")
+    ] = None,
     digits: Annotated[int, typer.Option(min=1, max=3, help="Most digits per number.")] = 2,
+    experts: Annotated[int, typer.Option(min=1, help="Feed-forward networks per layer.")] = 1,
+    keep_routing: Annotated[
+        bool, typer.Option("--keep-routing", help="Train through the experts sampled through.")
+    ] = False,
     warmup_accuracy: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Where supervised training stops.")
     ] = 0.4,
@@ -50,9 +78,13 @@ def rlvr(
     Ctrl-C finishes the step in hand and saves; the same command then goes on from there.
     """
     console = Console()
+    if show_list:
+        console.print(_listing())
+        return
     try:
         result = run(
             DEMO_RECIPES if demo else recipe or ["grpo"],
+            options=parse_options(settings or []),
             out=out,
             steps=DEMO_STEPS if demo else steps,
             seed=seed,
@@ -62,9 +94,14 @@ def rlvr(
             learning_rate=learning_rate,
             max_length=max_length,
             micro_batch=micro_batch,
+            survey_prompts=survey_prompts,
+            stored_prompts=stored_prompts,
+            sampler_dtype=sampler_dtype,
             vocab_size=vocab_size,
             terms=terms,
             digits=digits,
+            experts=experts,
+            keep_routing=keep_routing,
             warmup_accuracy=warmup_accuracy,
             warmup_steps=warmup_steps,
             evaluate_every=evaluate_every,
@@ -81,6 +118,15 @@ def rlvr(
     if result.interrupted:
         console.print("Interrupted and saved: the same command goes on from here.")
         raise typer.Exit(INTERRUPTED)
+
+
+def _listing() -> Table:
+    table = Table(title="Recipes, with their defaults")
+    for heading in ("recipe", "paper", "", "needs"):
+        table.add_column(heading)
+    for name in RECIPES:
+        table.add_row(*summary(name))
+    return table
 
 
 def _print(console: Console, result: Result) -> None:

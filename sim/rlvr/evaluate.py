@@ -20,8 +20,8 @@ def accuracy(
     sampling: Sampling,
     *,
     generator: torch.Generator,
+    max_length: int,
     problems: int = 512,
-    max_length: int = 8,
 ) -> float:
     """Share of right answers, one sampled to each of the first `problems` held-out problems."""
     rows = torch.arange(min(problems, len(held_out)))

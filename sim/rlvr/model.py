@@ -1,14 +1,17 @@
-"""A small Llama of random initialisation, and the one forward pass that training uses."""
+"""A small Llama of random initialisation, a value head for it, and the passes of training."""
 
 from __future__ import annotations
 
+import copy
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from entropy_ext import TokenStats, token_stats
+from entropy_ext import Support, TokenStats, token_stats
+from sim.rlvr.experts import add_experts, replayed
 
-__all__ = ["build_model", "position_ids", "response_stats"]
+__all__ = ["Critic", "build_model", "in_precision", "position_ids", "response_stats"]
 
 
 def build_model(
@@ -19,6 +22,7 @@ def build_model(
     layers: int = 4,
     heads: int = 4,
     max_positions: int = 64,
+    experts: int = 1,
 ) -> LlamaForCausalLM:
     """A causal transformer; with the defaults and a vocabulary of 16, 0.86 M parameters."""
     config = LlamaConfig(
@@ -36,7 +40,41 @@ def build_model(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+        model = LlamaForCausalLM(config)
+        if experts > 1:
+            add_experts(model, experts)
+    return model
+
+
+class Critic(nn.Module):
+    """A value function: a transformer of its own, at first the policy's, and a head of zeros."""
+
+    def __init__(self, policy: LlamaForCausalLM) -> None:
+        super().__init__()
+        self.trunk = copy.deepcopy(policy.model)
+        self.head = nn.Linear(policy.config.hidden_size, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, prompt: Tensor, prompt_mask: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        """[B, T]: the value of each token's state, the text before it. 0 off the mask."""
+        hidden = self.trunk(**_inputs(prompt, prompt_mask, tokens, mask)).last_hidden_state
+        values = self.head(hidden[:, -tokens.shape[1] :]).squeeze(-1)
+        return torch.where(mask, values, 0.0)
+
+
+def in_precision(model: LlamaForCausalLM, dtype: torch.dtype) -> LlamaForCausalLM:
+    """The model itself if its parameters have that dtype, else a copy with rounded parameters.
+
+    As where one engine samples and another trains, such as vLLM in bfloat16.
+    """
+    if dtype == model.dtype:
+        return model
+    rounded = copy.deepcopy(model)
+    # Parameters alone: position frequencies stay in float32, as engines keep them.
+    for parameter in rounded.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return rounded
 
 
 def position_ids(mask: Tensor) -> Tensor:
@@ -52,8 +90,11 @@ def response_stats(
     mask: Tensor,
     *,
     temperature: float = 1.0,
+    support: Support | None = None,
+    extras: bool = False,
+    routing: Tensor | None = None,
 ) -> TokenStats:
-    """Log-probability and entropy of every response token, differentiable in the parameters.
+    """Statistics of every response token, differentiable in the parameters.
 
     Args:
         model: the policy.
@@ -62,18 +103,30 @@ def response_stats(
         tokens: [B, T] int64, responses, padded on the right.
         mask: [B, T] bool.
         temperature: of the policy.
+        support: B·T rows, see `token_stats`.
+        extras: see `token_stats`.
+        routing: [B, P + T − 1, layers] int64 to replay, of a model with experts.
 
     Returns:
         TokenStats of [B, T], nats, 0 off the mask.
     """
+    with replayed(model, routing):
+        logits = model(
+            **_inputs(prompt, prompt_mask, tokens, mask), logits_to_keep=tokens.shape[1]
+        ).logits
+    return token_stats(
+        logits, tokens, temperature=temperature, mask=mask, support=support, extras=extras
+    )
+
+
+def _inputs(
+    prompt: Tensor, prompt_mask: Tensor, tokens: Tensor, mask: Tensor
+) -> dict[str, Tensor | bool]:
     # The last token is predicted but predicts nothing.
-    inputs = torch.cat([prompt, tokens[:, :-1]], dim=1)
     seen = torch.cat([prompt_mask, mask[:, :-1]], dim=1)
-    logits = model(
-        input_ids=inputs,
-        attention_mask=seen.long(),
-        position_ids=position_ids(seen),
-        use_cache=False,
-        logits_to_keep=tokens.shape[1],
-    ).logits
-    return token_stats(logits, tokens, temperature=temperature, mask=mask)
+    return {
+        "input_ids": torch.cat([prompt, tokens[:, :-1]], dim=1),
+        "attention_mask": seen.long(),
+        "position_ids": position_ids(seen),
+        "use_cache": False,
+    }

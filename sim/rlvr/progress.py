@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["live_progress", "measures"]
+__all__ = ["live_progress", "measures", "preparation"]
 
 
 def live_progress(console: Console | None) -> Progress:
@@ -27,3 +27,10 @@ def measures(row: dict[str, float]) -> str:
         f"reward {row['reward']:.3f}  entropy {row['entropy']:.3f}  "
         f"KL {row['kl_reference']:.3f}  clipped {row['clip_fraction']:.1%}"
     )
+
+
+def preparation(left: int, row: dict[str, float]) -> str:
+    """What is left to do before the first step, and how a value head does that is trained there."""
+    value = row.get("explained_variance")
+    head = "" if value is None else f"  value head explains {value:.1%}"
+    return f"preparing, {left} to go{head}"

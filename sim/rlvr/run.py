@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from transformers import LlamaForCausalLM
 
-from entropy_ext import recipes
-from entropy_ext.recipes import Recipe
 from sim.rlvr import checkpoint
 from sim.rlvr.interrupt import deferred_interrupt
 from sim.rlvr.model import build_model
+from sim.rlvr.options import configured
 from sim.rlvr.plots import plot_comparison
-from sim.rlvr.progress import live_progress, measures
+from sim.rlvr.progress import live_progress, measures, preparation
 from sim.rlvr.records import Records
 from sim.rlvr.task import ChainSum
 from sim.rlvr.train import train
 from sim.rlvr.trainer import Trainer
 from sim.rlvr.warmup import warm_up
 
-__all__ = ["DEMO_RECIPES", "DEMO_STEPS", "Result", "run"]
+__all__ = ["DEMO_RECIPES", "DEMO_STEPS", "SAMPLER_DTYPES", "Result", "run"]
+
+SAMPLER_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 DEMO_RECIPES = ("grpo", "dapo")
 DEMO_STEPS = 40
@@ -50,6 +51,7 @@ class Result:
 def run(
     names: Sequence[str] = ("grpo",),
     *,
+    options: Mapping[str, Any] | None = None,
     out: Path,
     steps: int = 50,
     seed: int = 0,
@@ -57,12 +59,17 @@ def run(
     group_size: int = 16,
     minibatches: int = 4,
     learning_rate: float = 1e-4,
-    max_length: int = 8,
+    max_length: int | None = None,
     micro_batch: int = 512,
+    survey_prompts: int = 2048,
+    stored_prompts: int = 512,
+    sampler_dtype: str = "float32",
+    keep_routing: bool = False,
     vocab_size: int | None = None,
     problems: int = 30_000,
-    terms: int = 2,
+    terms: int | None = None,
     digits: int = 2,
+    experts: int = 1,
     warmup_accuracy: float = 0.4,
     warmup_steps: int = 600,
     evaluate_every: int = 5,
@@ -75,10 +82,11 @@ def run(
 
     A directory that holds part of this run is continued, to the bit; one that holds a run with
     other settings is refused. Group size and mini-batches are set here and not by the recipes, so
-    that recipes side by side differ in their method alone.
+    that recipes side by side differ in their method alone; `options` may say otherwise.
 
     Args:
         names: recipes, see `entropy_ext.recipes.RECIPES`.
+        options: arguments of every recipe named, or of its sampling.
         out: directory for checkpoints, CSV files and the plot.
         steps: training steps; a finished run goes on if this is raised.
         seed: of everything.
@@ -86,12 +94,18 @@ def run(
         group_size: responses to each prompt.
         minibatches: optimizer steps per training step and epoch.
         learning_rate: of AdamW.
-        max_length: longest response, tokens.
+        max_length: longest response, tokens; None allows twice the longest solution.
         micro_batch: most responses in one forward pass.
+        survey_prompts: problems that a recipe with a curriculum chooses from.
+        stored_prompts: problems that a recipe on stored data has responses to.
+        sampler_dtype: precision in which the policy samples, "float32" or "bfloat16".
+        keep_routing: replay, while training, the experts that were used while sampling.
         vocab_size: of the model, at least the tokenizer's; the tokens beyond it stand for nothing.
         problems: draws from reasoning-gym, of which those seen before are dropped.
-        terms: numbers per problem.
+        terms: numbers per problem; None takes 2, where a solution is the answer alone, or 3 if a
+            recipe needs the steps of a solution.
         digits: largest number of digits of each.
+        experts: feed-forward networks per layer, each token through one of them.
         warmup_accuracy: supervised training ends when this share of held-out answers is right,
         warmup_steps: or after this many steps.
         evaluate_every: training steps between two measurements on held-out problems.
@@ -101,13 +115,23 @@ def run(
         on_step: called with the recipe and the row of each training step.
 
     Raises:
-        ValueError: an unknown recipe, one named twice or one this task cannot supply; a vocabulary
-            below the tokenizer's; a directory that holds a run with other settings.
+        ValueError: an unknown recipe, one named twice or one this task cannot supply; an unknown
+            option; a vocabulary below the tokenizer's; routing kept where there are no experts; a
+            directory that holds a run with other settings.
     """
     started = time.monotonic()
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"recipes: expected distinct names, got {', '.join(names) or 'none'}")
-    chosen = [_recipe(name, group_size, minibatches) for name in names]
+    given = {"group_size": group_size, "minibatches": minibatches, **(options or {})}
+    chosen = [configured(name, given) for name in names]
+    if keep_routing and experts == 1:
+        raise ValueError("keep_routing: expected experts > 1, got 1")
+    if sampler_dtype not in SAMPLER_DTYPES:
+        raise ValueError(
+            f"sampler_dtype: expected one of {', '.join(SAMPLER_DTYPES)}, got {sampler_dtype!r}"
+        )
+    if terms is None:
+        terms = 3 if any("step_correct" in recipe.needs for recipe in chosen) else 2
     task = ChainSum(size=problems, seed=seed, terms=terms, digits=digits)
     held_out = ChainSum(size=problems, seed=seed, terms=terms, digits=digits, held_out=True)
     characters = len(task.tokenizer)
@@ -115,6 +139,8 @@ def run(
     vocab_size = -(-characters // 8) * 8 if vocab_size is None else vocab_size
     if vocab_size < characters:
         raise ValueError(f"vocab_size: expected at least {characters}, got {vocab_size}")
+    if max_length is None:
+        max_length = 2 * task.solution_tokens.shape[1]
     if fresh:
         for path in (out / "warmup.pt", *(out / name / "checkpoint.pt" for name in names)):
             path.unlink(missing_ok=True)
@@ -125,16 +151,21 @@ def run(
         "problems": problems,
         "terms": terms,
         "digits": digits,
+        "experts": experts,
+        "warmup_length": 2 * task.solution_tokens.shape[1],
         "warmup_accuracy": warmup_accuracy,
         "warmup_steps": warmup_steps,
     }
     settings = warmup | {
         "prompts": prompts,
-        "group_size": group_size,
-        "minibatches": minibatches,
         "learning_rate": learning_rate,
         "max_length": max_length,
         "micro_batch": micro_batch,
+        "survey_prompts": survey_prompts,
+        "stored_prompts": stored_prompts,
+        "sampler_dtype": sampler_dtype,
+        "keep_routing": keep_routing,
+        **given,
     }
     records: dict[str, Records] = {}
     with live_progress(console) as progress:
@@ -147,7 +178,7 @@ def run(
         progress.update(bar, completed=warmup_steps, live=f"accuracy {reached:.3f}")
         bars = {name: progress.add_task(name, total=steps, live="") for name in names}
         with deferred_interrupt() as interrupt:
-            for recipe in chosen:
+            for name, recipe in zip(names, chosen, strict=True):
                 trainer = Trainer(
                     model(),
                     task,
@@ -158,22 +189,30 @@ def run(
                     learning_rate=learning_rate,
                     max_length=max_length,
                     micro_batch=micro_batch,
+                    survey_prompts=survey_prompts,
+                    stored_prompts=stored_prompts,
+                    sampler_dtype=SAMPLER_DTYPES[sampler_dtype],
+                    keep_routing=keep_routing,
                 )
 
-                def step_done(row: dict[str, float], name: str = recipe.name) -> None:
+                def prepared(left: int, row: dict[str, float], name: str = name) -> None:
+                    progress.update(bars[name], live=preparation(left, row))
+
+                def step_done(row: dict[str, float], name: str = name) -> None:
                     progress.update(bars[name], completed=row["step"], live=measures(row))
                     if on_step is not None:
                         on_step(name, row)
 
-                records[recipe.name] = train(
+                records[name] = train(
                     trainer,
                     held_out,
-                    out / recipe.name,
+                    out / name,
                     settings=settings,
                     seed=seed,
                     evaluate_every=evaluate_every,
                     checkpoint_every=checkpoint_every,
                     interrupt=interrupt,
+                    on_preparation=prepared,
                     on_step=step_done,
                 )
     begun = {name: rows for name, rows in records.items() if rows.rows}
@@ -186,12 +225,6 @@ def run(
     )
 
 
-def _recipe(name: str, group_size: int, minibatches: int) -> Recipe:
-    recipe = recipes.get(name, minibatches=minibatches)
-    recipe.sampling = dataclasses.replace(recipe.sampling, group_size=group_size)
-    return recipe
-
-
 def _warm_model(
     path: Path,
     settings: dict[str, Any],
@@ -201,7 +234,8 @@ def _warm_model(
 ) -> tuple[Callable[[], LlamaForCausalLM], float]:
     """A maker of models that stand where the warm-up ended, and the accuracy it reached."""
     state = checkpoint.load(path, settings)
-    model = build_model(vocab_size=settings["vocab_size"], seed=settings["seed"])
+    shape = {name: settings[name] for name in ("vocab_size", "seed", "experts")}
+    model = build_model(**shape)
     if state is None:
         reached = warm_up(
             model,
@@ -209,6 +243,7 @@ def _warm_model(
             held_out,
             target=settings["warmup_accuracy"],
             max_steps=settings["warmup_steps"],
+            max_length=settings["warmup_length"],
             seed=settings["seed"],
             report=report,
         )
@@ -217,7 +252,7 @@ def _warm_model(
     weights, reached = state["model"], state["accuracy"]
 
     def make() -> LlamaForCausalLM:
-        fresh = build_model(vocab_size=settings["vocab_size"], seed=settings["seed"])
+        fresh = build_model(**shape)
         fresh.load_state_dict(weights)
         return fresh
 

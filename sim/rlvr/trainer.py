@@ -1,35 +1,39 @@
-"""One training step of any recipe: sample, score, keep, update."""
+"""One training step of any recipe: collect, aim, update; and one of its value head alone."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
+from torch import nn
+from torch.optim import AdamW
 from transformers import LlamaForCausalLM
 
-from entropy_ext import TokenStats
-from entropy_ext.recipes import PromptStats, Recipe, Targets
-from entropy_ext.rl import Rollout
-from sim.rlvr.batch import Batch, concatenate
-from sim.rlvr.model import response_stats
-from sim.rlvr.sampling import sample
+from entropy_ext import Support
+from entropy_ext.recipes import Plan, Recipe, Targets
+from entropy_ext.rl.aggregate import aggregate, count
+from sim.rlvr.batch import Batch
+from sim.rlvr.collect import Collector
+from sim.rlvr.metrics import critic_metrics, update_metrics
+from sim.rlvr.model import Critic, response_stats
+from sim.rlvr.scorer import Scorer
 from sim.rlvr.task import ChainSum
 
 __all__ = ["Trainer"]
 
-SUPPLIED = {"old_entropy", "ref_logp", "rollout_logp", "correct", "answers", "truncated"}
-"""The optional Rollout fields filled here; a recipe that needs another is refused."""
+CRITIC_LEARNING_RATE = 2.0
+"""times the policy's, as in VAPO"""
 
 
 class Trainer:
     """A policy, its optimizer, a recipe, and all that a checkpoint must hold of them.
 
     Args:
-        model: the policy, trained in place; a copy of it becomes the reference.
+        model: the policy, trained in place; a copy of it becomes the reference, and another the
+            trunk of a critic if the recipe needs values.
         task: problems to train on.
         recipe: how to train.
         steps: length of the whole run, for the recipe's schedules.
@@ -38,6 +42,10 @@ class Trainer:
         learning_rate: of AdamW, constant.
         max_length: longest response, tokens.
         micro_batch: most sequences in one forward pass.
+        survey_prompts: problems that a recipe with a curriculum chooses from.
+        stored_prompts: groups in the stored data, where the recipe learns from such.
+        sampler_dtype: precision in which the policy samples.
+        keep_routing: of a model with experts: replay those that were used while sampling.
     """
 
     def __init__(
@@ -52,170 +60,141 @@ class Trainer:
         learning_rate: float,
         max_length: int,
         micro_batch: int,
+        survey_prompts: int = 2048,
+        stored_prompts: int = 512,
+        sampler_dtype: torch.dtype = torch.float32,
+        keep_routing: bool = False,
     ) -> None:
-        missing = sorted(recipe.needs - SUPPLIED)
-        if recipe.sampling.teacher_traces or recipe.sampling.offline:
-            missing.append("teacher traces" if recipe.sampling.teacher_traces else "stored data")
-        if missing:
-            raise ValueError(f"recipe {recipe.name} needs {', '.join(missing)}: not supplied here")
         self.model = model
         # Not frozen by requires_grad_(False): matrix products then round differently, and the
         # divergence from a copy of oneself would not be 0.
         self.reference = copy.deepcopy(model)
-        self.task = task
+        self.critic = Critic(model) if "values" in recipe.needs else None
         self.recipe = recipe
         self.steps = steps
-        self.prompts = prompts
         self.learning_rate = learning_rate
-        self.max_length = max_length
-        self.micro_batch = micro_batch
-        self.done = 0
+        self.scorer = Scorer(
+            temperature=recipe.sampling.temperature, micro_batch=micro_batch, extras=recipe.extras
+        )
         self.generator = torch.Generator().manual_seed(seed)
-        self.attempts = torch.zeros(len(task), dtype=torch.int64)
-        self.successes = torch.zeros(len(task), dtype=torch.int64)
-        self.optimizer = self._new_optimizer()
+        self.collector = Collector(
+            model,
+            self.reference,
+            self.critic,
+            task,
+            recipe,
+            self.scorer,
+            self.generator,
+            prompts=prompts,
+            max_length=max_length,
+            survey_prompts=survey_prompts,
+            stored_prompts=stored_prompts,
+            sampler_dtype=sampler_dtype,
+            keep_routing=keep_routing,
+        )
+        self.done = 0
+        self.pretrained = 0
+        self._new_optimizers()
 
-    def step(self) -> dict[str, float]:
-        """Sample, update, and say what happened; the columns of `records.COLUMNS`."""
-        sampled, kept = self._collect()
-        targets = self.recipe.targets(kept.rollout)
-        sums: defaultdict[str, float] = defaultdict(float)
-        for _ in range(self.recipe.epochs):
-            order = torch.randperm(len(kept), generator=self.generator)
-            for part in order.tensor_split(self.recipe.minibatches):
-                if len(part) > 0:
-                    for name, value in self._update(kept.rows(part), targets.rows(part)).items():
-                        sums[name] += value
-        metrics = {**_sampled_metrics(sampled.rollout), **_update_metrics(sums), "kept": len(kept)}
-        self._carry_out_requests(metrics)
+    def step(self, validate: Callable[[], float] | None = None) -> dict[str, float]:
+        """Collect, update, and say what happened; the columns of `records.COLUMNS` and more.
+
+        Args:
+            validate: measures the updated policy on held-out problems, before the recipe is asked
+                what to do next.
+        """
+        batch, metrics = self.collector.collect(self.done, self.done / self.steps)
+        metrics["kept"] = len(batch)
+        policy_sums: defaultdict[str, float] = defaultdict(float)
+        critic_sums: defaultdict[str, float] = defaultdict(float)
+        for part, targets in self._parts_of(batch):
+            _add(policy_sums, self._update(part, targets))
+            if self.critic is not None:
+                _add(critic_sums, self._update_critic(self.critic, part, targets))
+        metrics |= update_metrics(policy_sums)
+        if self.critic is not None:
+            metrics |= critic_metrics(critic_sums)
+        if validate is not None:
+            metrics["held_out"] = validate()
+        actions = self.recipe.after_step(metrics)
+        if actions.reset_reference:
+            self.reference.load_state_dict(self.model.state_dict())
+        if actions.reset_optimizer:
+            self._new_optimizers()
         self.done += 1
         return metrics
+
+    @property
+    def preparations(self) -> int:
+        """Calls of `prepare` that are left before the first step."""
+        waiting = len(self.collector.prompts.waiting)
+        surveys = -(-waiting // self.collector.groups)
+        return surveys + self.recipe.value_pretraining - self.pretrained
+
+    def prepare(self) -> dict[str, float]:
+        """Do some of what comes before the first step; measures of the value head, if it was that.
+
+        First the survey that a curriculum needs, then the steps that train the value head alone.
+        """
+        if len(self.collector.prompts.waiting) > 0:
+            self.collector.survey()
+            return {}
+        if self.critic is None:
+            raise ValueError(f"recipe {self.recipe.name}: value_pretraining without needing values")
+        batch, _ = self.collector.collect(0, 0.0)
+        sums: defaultdict[str, float] = defaultdict(float)
+        for part, targets in self._parts_of(batch):
+            _add(sums, self._update_critic(self.critic, part, targets))
+        self.pretrained += 1
+        return critic_metrics(sums)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
         return {
-            "model": self.model.state_dict(),
-            "reference": self.reference.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "recipe": self.recipe.state_dict(),
+            **{name: part.state_dict() for name, part in self._parts()},
             "generator": self.generator.get_state(),
-            "attempts": self.attempts,
-            "successes": self.successes,
             "done": self.done,
+            "pretrained": self.pretrained,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
-        self.model.load_state_dict(state["model"])
-        self.reference.load_state_dict(state["reference"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.recipe.load_state_dict(state["recipe"])
+        for name, part in self._parts():
+            part.load_state_dict(state[name])
         self.generator.set_state(state["generator"])
-        self.attempts = state["attempts"]
-        self.successes = state["successes"]
         self.done = state["done"]
+        self.pretrained = state["pretrained"]
 
-    def _new_optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            self.model.parameters(), lr=self.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
-        )
+    def _parts(self) -> Iterator[tuple[str, Any]]:
+        yield "model", self.model
+        yield "reference", self.reference
+        yield "optimizer", self.optimizer
+        yield "recipe", self.recipe
+        yield "collector", self.collector
+        if self.critic is not None:
+            yield "critic", self.critic
+            yield "critic_optimizer", self.critic_optimizer
 
-    def _collect(self) -> tuple[Batch, Batch]:
-        """All the responses sampled, and those to learn from, rewards shaped.
+    def _new_optimizers(self) -> None:
+        self.optimizer = _adamw(self.model, self.learning_rate)
+        if self.critic is not None:
+            self.critic_optimizer = _adamw(self.critic, CRITIC_LEARNING_RATE * self.learning_rate)
 
-        Groups that the recipe drops are made up for by further batches while its `refill` lasts;
-        what then exceeds the wanted number is thrown away.
-        """
-        wanted = self.prompts * self.recipe.sampling.group_size
-        sampled: list[Batch] = []
-        kept: list[Batch] = []
-        for draw in range(1 + self.recipe.sampling.refill):
-            batch = self._sample(draw)
-            sampled.append(batch)
-            shaped = batch.rollout.replace(rewards=self.recipe.shape_rewards(batch.rollout))
-            batch = dataclasses.replace(batch, rollout=shaped)
-            kept.append(batch.rows(self.recipe.keep(shaped)))
-            if sum(map(len, kept)) >= wanted:
-                break
-        return concatenate(sampled), concatenate(kept).rows(slice(wanted))
-
-    @torch.no_grad()
-    def _sample(self, draw: int) -> Batch:
-        """One group of responses to each of `prompts` problems, scored."""
-        progress = self.done / self.steps
-        weights = self.recipe.select_prompts(PromptStats(self.attempts, self.successes), progress)
-        problems = torch.multinomial(weights, self.prompts, generator=self.generator)
-        sampling = self.recipe.sampling
-        samples = sample(
-            self.model,
-            self.task.prompt_tokens[problems],
-            self.task.prompt_mask[problems],
-            max_length=self.max_length,
-            sampling=sampling,
-            generator=self.generator,
-        )
-        problems = problems.repeat_interleave(sampling.group_size)
-        texts = [self.task.tokenizer.decode(row) for row in samples.tokens.tolist()]
-        correct = self.task.score(problems.tolist(), texts)
-        self.attempts += torch.bincount(problems, minlength=len(self.task))
-        self.successes += torch.bincount(problems[correct], minlength=len(self.task))
-
-        prompt, prompt_mask = self.task.prompt_tokens[problems], self.task.prompt_mask[problems]
-        rollout = Rollout(
-            tokens=samples.tokens,
-            mask=samples.mask,
-            rewards=correct.float(),
-            # A problem drawn again by a later draw of this step is a group of its own.
-            prompt=problems + draw * len(self.task),
-            old_logp=samples.logp,
-            rollout_logp=samples.logp,
-            max_length=self.max_length,
-            step=self.done,
-            progress=progress,
-            correct=correct,
-            answers=[text or None for text in texts],
-            truncated=samples.truncated,
-        )
-        stats = self._stats(self.model, prompt, prompt_mask, rollout)
-        reference = self._stats(self.reference, prompt, prompt_mask, rollout)
-        rollout = rollout.replace(
-            old_logp=stats.logp, old_entropy=stats.entropy, ref_logp=reference.logp
-        )
-        return Batch(prompt, prompt_mask, rollout, stats)
-
-    @torch.no_grad()
-    def _stats(
-        self,
-        model: LlamaForCausalLM,
-        prompt: torch.Tensor,
-        prompt_mask: torch.Tensor,
-        rollout: Rollout,
-    ) -> TokenStats:
-        """Statistics of every response token under a model, without gradient."""
-        parts = [
-            response_stats(
-                model,
-                prompt[rows],
-                prompt_mask[rows],
-                rollout.tokens[rows],
-                rollout.mask[rows],
-                temperature=self.recipe.sampling.temperature,
-            )[:3]
-            for rows in self._micro_batches(len(prompt))
-        ]
-        return TokenStats(*(torch.cat(values) for values in zip(*parts, strict=True)))
+    def _parts_of(self, batch: Batch) -> Iterator[tuple[Batch, Targets]]:
+        """The mini-batches of every epoch, in random order."""
+        targets = self.recipe.targets(batch.rollout)
+        for _ in range(self.recipe.epochs):
+            order = torch.randperm(len(batch), generator=self.generator)
+            for part in order.tensor_split(self.recipe.minibatches):
+                if len(part) > 0:
+                    yield batch.rows(part), targets.rows(part)
 
     def _update(self, batch: Batch, targets: Targets) -> dict[str, float]:
-        """One optimizer step on a mini-batch; sums over its tokens."""
-        before = None
-        if self.recipe.statistics == "rollout":
-            before = batch.stats
-        elif self.recipe.statistics == "minibatch":
-            before = self._stats(self.model, batch.prompt, batch.prompt_mask, batch.rollout)
-        plan = self.recipe.prepare(before, batch.rollout, targets)
+        """One optimizer step of the policy on a mini-batch; sums over its tokens."""
+        plan = self._plan(batch, targets)
         self.optimizer.zero_grad()
         sums: defaultdict[str, float] = defaultdict(float)
-        for rows in self._micro_batches(len(batch)):
+        for rows in self.scorer.slices(len(batch)):
             micro, share = batch.rows(rows), plan.rows(rows)
             stats = response_stats(
                 self.model,
@@ -223,59 +202,71 @@ class Trainer:
                 micro.prompt_mask,
                 micro.rollout.tokens,
                 micro.rollout.mask,
-                temperature=self.recipe.sampling.temperature,
+                temperature=self.scorer.temperature,
+                support=cast(Support | None, micro.rollout.support),
+                routing=micro.routing,
             )
             token_loss = self.recipe.token_loss(stats, micro.rollout, targets.rows(rows), share)
             loss = share.aggregate(token_loss.loss)
             loss.backward()
+            sums["loss"] += loss.item()
             for name, value in token_loss.metrics.items():
                 sums[name] += value.item()
-            sums["loss"] += loss.item()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         return {**sums, "gradient_norm": norm.item(), "updates": 1}
 
-    def _micro_batches(self, size: int) -> list[slice]:
-        return [slice(at, at + self.micro_batch) for at in range(0, size, self.micro_batch)]
+    def _plan(self, batch: Batch, targets: Targets) -> Plan:
+        before = None
+        if self.recipe.statistics == "rollout":
+            before = batch.stats
+        elif self.recipe.statistics == "minibatch":
+            before = self.scorer.stats(
+                self.model,
+                batch.prompt,
+                batch.prompt_mask,
+                batch.rollout.tokens,
+                batch.rollout.mask,
+                support=cast(Support | None, batch.rollout.support),
+                routing=batch.routing,
+            )
+        return self.recipe.prepare(before, batch.rollout, targets)
 
-    def _carry_out_requests(self, metrics: dict[str, float]) -> None:
-        actions = self.recipe.after_step(metrics)
-        if actions.reset_reference:
-            self.reference.load_state_dict(self.model.state_dict())
-        if actions.reset_optimizer:
-            self.optimizer = self._new_optimizer()
+    def _update_critic(self, critic: Critic, batch: Batch, targets: Targets) -> dict[str, float]:
+        """One optimizer step of the critic on a mini-batch; sums over its tokens."""
+        assert targets.returns is not None
+        rollout = batch.rollout
+        normalizer = count(rollout.mask, self.recipe.aggregation)
+        self.critic_optimizer.zero_grad()
+        sums: defaultdict[str, float] = defaultdict(float)
+        for rows in self.scorer.slices(len(batch)):
+            micro = batch.rows(rows)
+            values = critic(
+                micro.prompt, micro.prompt_mask, micro.rollout.tokens, micro.rollout.mask
+            )
+            value_loss = self.recipe.value_loss(values, micro.rollout, targets.rows(rows))
+            loss = aggregate(
+                value_loss.loss,
+                micro.rollout.mask,
+                self.recipe.aggregation,
+                normalizer=normalizer,
+                max_length=rollout.max_length,
+            )
+            loss.backward()
+            sums["value_loss"] += loss.item()
+            for name, value in value_loss.metrics.items():
+                sums[name] += value.item()
+        norm = nn.utils.clip_grad_norm_(critic.parameters(), 1.0)
+        self.critic_optimizer.step()
+        returns = targets.returns[rollout.mask]
+        sums["value_spread"] = (returns - returns.mean()).square().sum().item()
+        return {**sums, "value_gradient_norm": norm.item(), "updates": 1}
 
 
-def _sampled_metrics(rollout: Rollout) -> dict[str, float]:
-    """Measures of all the responses sampled, dropped groups included, before any update."""
-    assert rollout.correct is not None
-    assert rollout.old_entropy is not None
-    assert rollout.ref_logp is not None
-    assert rollout.truncated is not None
-    tokens = rollout.mask.sum()
-    log_ratio = rollout.ref_logp - rollout.old_logp
-    return {
-        "reward": rollout.correct.float().mean().item(),
-        "entropy": (rollout.old_entropy.sum() / tokens).item(),
-        "kl_reference": ((log_ratio.expm1() - log_ratio).sum() / tokens).item(),
-        "length": rollout.lengths.float().mean().item(),
-        "truncated": rollout.truncated.float().mean().item(),
-        "sampled": len(rollout.mask),
-    }
+def _add(sums: defaultdict[str, float], more: dict[str, float]) -> None:
+    for name, value in more.items():
+        sums[name] += value
 
 
-def _update_metrics(sums: Mapping[str, float]) -> dict[str, float]:
-    """Measures of the optimizer steps: means over tokens, and over steps."""
-    # Without anything to learn from there was no optimizer step, and the means are 0.
-    tokens, updates = max(sums["tokens"], 1), max(sums["updates"], 1)
-    clipped = sums["clip_low"] + sums["clip_high"] + sums["dual_clip"]
-    return {
-        "clip_fraction": clipped / tokens,
-        "clip_low": sums["clip_low"] / tokens,
-        "clip_high": sums["clip_high"] / tokens,
-        "kl_old": sums["kl_old"] / tokens,
-        "nonfinite_logp": sums["nonfinite_logp"],
-        "loss": sums["loss"] / updates,
-        "gradient_norm": sums["gradient_norm"] / updates,
-        "updates": sums["updates"],
-    }
+def _adamw(module: nn.Module, learning_rate: float) -> AdamW:
+    return AdamW(module.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)

@@ -22,13 +22,14 @@ def warm_up(
     *,
     target: float,
     max_steps: int,
+    max_length: int,
     seed: int,
     batch: int = 256,
     learning_rate: float = 3e-3,
     check_every: int = 25,
     report: Callable[[int, float], None] | None = None,
 ) -> float:
-    """Minimise −mean ln p(answer token) until sampled answers reach the target accuracy.
+    """Minimise −mean ln p(solution token) until sampled answers reach the target accuracy.
 
     Args:
         model: trained in place.
@@ -36,6 +37,7 @@ def warm_up(
         held_out: problems to measure accuracy on.
         target: accuracy at which to stop, of answers sampled at temperature 1.
         max_steps: stop there at the latest.
+        max_length: longest answer sampled to measure accuracy, tokens.
         seed: of the order of problems and of the accuracy samples.
         batch: problems per step.
         learning_rate: of AdamW, reached after 20 steps.
@@ -56,16 +58,18 @@ def warm_up(
             model,
             task.prompt_tokens[rows],
             task.prompt_mask[rows],
-            task.answer_tokens[rows],
-            task.answer_mask[rows],
+            task.solution_tokens[rows],
+            task.solution_mask[rows],
         )
-        loss = -stats.logp.sum() / task.answer_mask[rows].sum()
+        loss = -stats.logp.sum() / task.solution_mask[rows].sum()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % check_every == 0 or step == max_steps:
-            reached = accuracy(model, held_out, Sampling(), generator=generator)
+            reached = accuracy(
+                model, held_out, Sampling(), generator=generator, max_length=max_length
+            )
             if report is not None:
                 report(step, reached)
             if reached >= target:

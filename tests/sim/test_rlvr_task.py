@@ -22,22 +22,22 @@ def test_text_survives_the_round_trip():
 @pytest.mark.parametrize("token", [CharTokenizer.pad, len(CharTokenizer()), 50256])
 def test_a_token_without_a_character_spoils_the_answer(task, token):
     """Catches decoding that skips unknown tokens, which would let junk around an answer pass."""
-    right = task.tokenizer.encode(task.answers[0])
+    right = task.tokenizer.encode(task.solutions[0])
     texts = [task.tokenizer.decode(ids) for ids in (right, [*right, token], [token, *right])]
     assert task.score([0, 0, 0], texts).tolist() == [True, False, False]
 
 
 def test_only_the_full_score_counts(task):
     """reasoning-gym pays half for an answer repeated twice; that must not become a reward."""
-    answer = task.answers[0]
+    answer = task.solutions[0]
     assert task.score([0] * 4, [answer, answer + answer, "", "1="]).tolist() == [True] + [False] * 3
 
 
 def test_answers_are_those_of_the_problems(task):
-    for prompt, answer in zip(task.prompts, task.answers, strict=True):
+    for prompt, answer in zip(task.prompts, task.solutions, strict=True):
         assert eval(prompt[:-1]) == int(answer)
-    swapped = [*task.answers[1:], task.answers[0]]
-    expected = [a == b for a, b in zip(task.answers, swapped, strict=True)]
+    swapped = [*task.solutions[1:], task.solutions[0]]
+    expected = [a == b for a, b in zip(task.solutions, swapped, strict=True)]
     assert task.score(range(len(task)), swapped).tolist() == expected
 
 
@@ -62,6 +62,6 @@ def test_padding_sides(task):
         task.prompt_mask[short].tolist()
         == [False] * (task.prompt_mask.shape[1] - length) + [True] * length
     )
-    answer = [*task.tokenizer.encode(task.answers[short]), CharTokenizer.eos]
-    assert task.answer_tokens[short, : len(answer)].tolist() == answer
-    assert task.answer_mask[short].sum() == len(answer)
+    answer = [*task.tokenizer.encode(task.solutions[short]), CharTokenizer.eos]
+    assert task.solution_tokens[short, : len(answer)].tolist() == answer
+    assert task.solution_mask[short].sum() == len(answer)

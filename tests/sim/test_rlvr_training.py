@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 import sim.rlvr.model
-from entropy_ext import recipes, reference, token_stats
+from entropy_ext import reference, token_stats
 from entropy_ext.recipes import Recipe, Sampling, StepActions
 from sim.rlvr.model import build_model
 from sim.rlvr.run import run
@@ -56,7 +56,8 @@ def _weights(out, name):
 def _same(a, b):
     """Bitwise, through nested containers."""
     if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
+        # Of the bits: what was never measured is NaN.
+        return a.dtype == b.dtype and a.numpy().tobytes() == b.numpy().tobytes()
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
@@ -68,7 +69,7 @@ def _timeless(records):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in records.rows]
 
 
-@pytest.mark.parametrize("name", recipes.RECIPES)
+@pytest.mark.parametrize("name", ["grpo", "dapo"])
 def test_interrupted_and_resumed_equals_straight(tmp_path, warm, name):
     """Six steps, and three, Ctrl-C, and three: the same bits in model, optimizer, chance, CSV."""
     straight = _directory(tmp_path, warm, "straight")
@@ -135,10 +136,16 @@ def test_another_run_s_directory_is_refused(tmp_path, warm):
 
 
 def test_wrong_arguments_are_named(tmp_path):
-    with pytest.raises(ValueError, match="recipe: expected one of grpo, dapo, got 'ppo'"):
+    with pytest.raises(ValueError, match=r"recipe: expected one of grpo, dapo, .*got 'ppo'"):
         run(["ppo"], out=tmp_path)
     with pytest.raises(ValueError, match="recipes: expected distinct names, got grpo, grpo"):
         run(["grpo", "grpo"], out=tmp_path)
+    with pytest.raises(ValueError, match="recipe grpo: .* argument 'clip_hihg'"):
+        run(["grpo"], out=tmp_path, options={"clip_hihg": 0.3})
+    with pytest.raises(ValueError, match="keep_routing: expected experts > 1, got 1"):
+        run(["grpo"], out=tmp_path, keep_routing=True)
+    with pytest.raises(ValueError, match="sampler_dtype: expected one of float32, bfloat16"):
+        run(["grpo"], out=tmp_path, sampler_dtype="int8")
     with pytest.raises(ValueError, match="vocab_size: expected at least 15, got 7"):
         run(["grpo"], out=tmp_path, vocab_size=7, problems=200)
     assert not list(tmp_path.iterdir())
@@ -264,12 +271,12 @@ def test_requests_of_after_step_are_carried_out(task):
 
 
 def test_unsupplied_fields_are_refused(task):
-    class Critic(Recipe):
-        name = "critic"
-        needs = frozenset({"values", "correct"})
+    class Lunar(Recipe):
+        name = "lunar"
+        needs = frozenset({"moon_phase", "correct"})
 
-    with pytest.raises(ValueError, match="recipe critic needs values: not supplied here"):
-        _trainer(task, Critic())
+    with pytest.raises(ValueError, match="recipe lunar needs moon_phase: not supplied here"):
+        _trainer(task, Lunar())
 
 
 def test_five_steps_on_a_real_vocabulary(task, monkeypatch):
@@ -277,7 +284,7 @@ def test_five_steps_on_a_real_vocabulary(task, monkeypatch):
     vocab_size = 50257
     model = build_model(vocab_size=vocab_size, seed=0, hidden_size=32, layers=1)
     # Supervised first: peaked distributions, where a wrong entropy gradient shows.
-    warm_up(model, task, task, target=1, max_steps=40, seed=0, batch=16, learning_rate=1e-2)
+    warm_up(model, task, task, target=1, max_steps=40, max_length=4, seed=0, batch=16, learning_rate=1e-2)
     recipe = Noisy(entropy_coef=0.01, minibatches=2, sampling=Sampling(group_size=4))
     trainer = Trainer(
         model,

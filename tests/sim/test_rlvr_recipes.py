@@ -1,0 +1,113 @@
+"""Every recipe trains a tiny model for twenty steps, and goes on to the bit after an interruption."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import signal
+
+import pytest
+import torch
+
+from entropy_ext.recipes import RECIPES
+from sim.rlvr.interrupt import deferred_interrupt
+from sim.rlvr.model import build_model
+from sim.rlvr.options import configured
+from sim.rlvr.task import ChainSum
+from sim.rlvr.train import train
+from sim.rlvr.trainer import Trainer
+from sim.rlvr.warmup import warm_up
+
+STEPS = 20
+REPRESENTATIVE = {
+    # name → the optional fields and harness parts it stands for
+    "grpo": "none",
+    "vapo": "values, correct; value pre-training",
+}
+
+
+NAMES = [
+    name if name in REPRESENTATIVE else pytest.param(name, marks=pytest.mark.every_recipe)
+    for name in RECIPES
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread(one_thread):
+    """Many short parallel regions: one thread is faster where the cores are shared."""
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    return [ChainSum(size=300, seed=0, terms=3, digits=1, held_out=held) for held in (False, True)]
+
+
+@pytest.fixture(scope="module")
+def warm(tasks):
+    """A model that is right now and then: without rewards nothing moves."""
+    model = build_model(vocab_size=16, seed=1, hidden_size=32, layers=1)
+    reached = warm_up(
+        model, *tasks, target=0.25, max_steps=400, max_length=9, seed=0, batch=64, learning_rate=1e-2
+    )
+    assert 0.1 < reached < 0.9
+    return model
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_twenty_steps_and_the_same_after_an_interruption(tmp_path, tasks, warm, name):
+    task, held_out = tasks
+
+    def run(directory, stop_after=None):
+        recipe = configured(name, {"group_size": 4, "minibatches": 2})
+        recipe.value_pretraining = min(recipe.value_pretraining, 3)
+        trainer = Trainer(
+            copy.deepcopy(warm),
+            task,
+            recipe,
+            steps=STEPS,
+            seed=0,
+            prompts=4,
+            learning_rate=1e-3,
+            max_length=9,
+            micro_batch=9,
+            survey_prompts=24,
+            stored_prompts=12,
+        )
+
+        def on_step(row):
+            if row["step"] == stop_after:
+                signal.raise_signal(signal.SIGINT)
+
+        with deferred_interrupt() as interrupt:
+            records = train(
+                trainer,
+                held_out,
+                directory,
+                settings={},
+                seed=0,
+                evaluate_every=10,
+                checkpoint_every=6,
+                interrupt=interrupt,
+                on_preparation=lambda left, row: None,
+                on_step=on_step,
+            )
+        return trainer, [{k: v for k, v in row.items() if k != "seconds"} for row in records.rows]
+
+    trainer, rows = run(tmp_path / "straight")
+    assert len(run(tmp_path / "broken", stop_after=7)[1]) == 7
+    resumed, resumed_rows = run(tmp_path / "broken")
+    assert resumed_rows == rows
+    assert _bytes(resumed.state_dict()) == _bytes(trainer.state_dict())
+
+    assert len(rows) == STEPS
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    assert sum(row["updates"] for row in rows) > STEPS / 2
+    for before, after in zip(warm.parameters(), trainer.model.parameters(), strict=True):
+        assert not torch.equal(before, after)
+
+
+def _bytes(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
