@@ -1,4 +1,4 @@
-"""Every recipe trains a tiny model for twenty steps, and goes on to the bit after an interruption."""
+"""Every recipe trains a tiny model, and goes on to the bit after an interruption."""
 
 from __future__ import annotations
 
@@ -48,7 +48,14 @@ def warm(tasks):
     """A model that is right now and then: without rewards nothing moves."""
     model = build_model(vocab_size=16, seed=1, hidden_size=32, layers=1)
     reached = warm_up(
-        model, *tasks, target=0.25, max_steps=400, max_length=9, seed=0, batch=64, learning_rate=1e-2
+        model,
+        *tasks,
+        target=0.25,
+        max_steps=400,
+        max_length=9,
+        seed=0,
+        batch=64,
+        learning_rate=1e-2,
     )
     assert 0.1 < reached < 0.9
     return model

@@ -140,7 +140,7 @@ def test_wrong_arguments_are_named(tmp_path):
         run(["ppo"], out=tmp_path)
     with pytest.raises(ValueError, match="recipes: expected distinct names, got grpo, grpo"):
         run(["grpo", "grpo"], out=tmp_path)
-    with pytest.raises(ValueError, match="recipe grpo: .* argument 'clip_hihg'"):
+    with pytest.raises(ValueError, match=r"recipe grpo: .* argument 'clip_hihg'"):
         run(["grpo"], out=tmp_path, options={"clip_hihg": 0.3})
     with pytest.raises(ValueError, match="keep_routing: expected experts > 1, got 1"):
         run(["grpo"], out=tmp_path, keep_routing=True)
@@ -284,7 +284,17 @@ def test_five_steps_on_a_real_vocabulary(task, monkeypatch):
     vocab_size = 50257
     model = build_model(vocab_size=vocab_size, seed=0, hidden_size=32, layers=1)
     # Supervised first: peaked distributions, where a wrong entropy gradient shows.
-    warm_up(model, task, task, target=1, max_steps=40, max_length=4, seed=0, batch=16, learning_rate=1e-2)
+    warm_up(
+        model,
+        task,
+        task,
+        target=1,
+        max_steps=40,
+        max_length=4,
+        seed=0,
+        batch=16,
+        learning_rate=1e-2,
+    )
     recipe = Noisy(entropy_coef=0.01, minibatches=2, sampling=Sampling(group_size=4))
     trainer = Trainer(
         model,
