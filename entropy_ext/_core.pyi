@@ -2,6 +2,10 @@ from typing_extensions import Buffer
 
 isa: str
 max_leading_dims: int
+moment_sums: int
+select_counters: int
+select_state_words: int
+select_range: int
 cuda_architectures: str | None
 
 def token_stats_forward(
@@ -105,3 +109,133 @@ class GradientMemory(Buffer):
 
     def __init__(self, *, bytes: int) -> None: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
+
+def moment_blocks(count: int) -> int: ...
+def token_moments(
+    *,
+    dtype: int,
+    count: int,
+    logp: int,
+    advantages: int,
+    mask: int,
+    sums: int,
+    scratch: int,
+    threads: int,
+    cuda: bool,
+    stream: int,
+) -> int: ...
+def merge_moments(*, count: int, parts: int, sums: int, cuda: bool, stream: int) -> None: ...
+def token_covariance(
+    *,
+    dtype: int,
+    count: int,
+    logp: int,
+    advantages: int,
+    mask: int,
+    sums: int,
+    covariance: int,
+    threads: int,
+    cuda: bool,
+    stream: int,
+) -> int: ...
+def clipped_tokens(
+    *,
+    dtype: int,
+    count: int,
+    logp: int,
+    old_logp: int,
+    advantages: int,
+    mask: int,
+    clip_low: float,
+    clip_high: float,
+    clipped: int,
+    threads: int,
+    cuda: bool,
+    stream: int,
+) -> None: ...
+def select_passes(*, dtype: int, order: int, rule: int, count: int, has_ids: bool) -> int: ...
+def select_steps(
+    *,
+    dtype: int,
+    order: int,
+    rule: int,
+    count: int,
+    values: int,
+    mask: int,
+    excluded: int,
+    token_ids: int,
+    seed: int,
+    low: float,
+    high: float,
+    fraction: float,
+    counters: int,
+    states: int,
+    selected: int,
+    digits: int,
+    agreeing: int,
+    agreed: int,
+    first: int,
+    last: int,
+    threads: int,
+    cuda: bool,
+    stream: int,
+) -> int: ...
+def entropy_change(
+    *,
+    dtype: int,
+    count: int,
+    logp: int,
+    entropy: int,
+    collision: int,
+    collision_logp: int,
+    advantages: int,
+    ratio: int,
+    change: int,
+    threads: int,
+    cuda: bool,
+    stream: int,
+) -> None: ...
+def steer_range(
+    *,
+    dtype: int,
+    form: int,
+    weight_map: int,
+    count: int,
+    logp: int,
+    old_logp: int,
+    entropy: int,
+    advantages: int,
+    mask: int,
+    collision: int,
+    collision_logp: int,
+    lambda_min: float,
+    lambda_max: float,
+    floor: float,
+    range: int,
+    weights: int,
+    threads: int,
+    cuda: bool,
+    stream: int,
+) -> int: ...
+def steer_weights(
+    *,
+    dtype: int,
+    form: int,
+    weight_map: int,
+    count: int,
+    logp: int,
+    old_logp: int,
+    entropy: int,
+    advantages: int,
+    mask: int,
+    collision: int,
+    collision_logp: int,
+    lambda_min: float,
+    lambda_max: float,
+    floor: float,
+    range: int,
+    weights: int,
+    threads: int,
+    cuda: bool,
+    stream: int,
+) -> int: ...

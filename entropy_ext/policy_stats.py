@@ -6,13 +6,16 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from entropy_ext.token_selection.checks import (
+from entropy_ext import ops_selection
+from entropy_ext.inputs_selection import (
     check_choice,
     check_fraction,
     check_number,
+    check_tensors,
     seed_tensor,
 )
 from entropy_ext.token_selection.moments import CovarianceMoments
+from entropy_ext.token_stats import token_stats
 
 __all__ = ["PolicyStats", "policy_stats"]
 
@@ -92,6 +95,7 @@ def policy_stats(
     Raises:
         TypeError, ValueError: see the four functions.
     """
+    check_tensors(advantages=advantages, old_logp_=old_logp, token_ids_=token_ids)
     check_fraction(fraction)
     check_number("clip_low", clip_low, at_least=0.0)
     check_number("clip_high", clip_high, at_least=0.0)
@@ -99,26 +103,41 @@ def policy_stats(
     check_number("lambda_min", lambda_min, at_most=1.0)
     if not lambda_min > 0.0:
         raise ValueError(f"lambda_min: expected a number above 0, got {lambda_min}")
-    if not bounds[0] < bounds[1]:
+    low, high = bounds
+    if not low < high:
         raise ValueError(f"bounds: expected low < high, got {bounds}")
     check_choice("steer_form", steer_form, ("code", "own_logit", "exact"))
-    from entropy_ext import reference
-
-    return reference.policy_stats(
-        logits,
-        tokens,
-        advantages,
+    extras = steer_form == "exact"
+    stats = token_stats(logits, tokens, temperature=temperature, mask=mask, extras=extras)
+    cov, selected, weight = ops_selection.policy_selection(
+        stats.logp.detach(),
+        stats.entropy.detach(),
+        advantages.detach(),
         mask,
-        old_logp=old_logp,
-        temperature=temperature,
-        moments=moments,
-        clip_low=clip_low,
-        clip_high=clip_high,
-        fraction=fraction,
-        bounds=bounds,
-        seed=seed_tensor(seed, logits.device),
-        token_ids=token_ids,
-        steer_form=steer_form,
-        lambda_min=lambda_min,
-        floor=floor,
+        None if old_logp is None else old_logp.detach(),
+        stats.collision,
+        stats.collision_logp,
+        None if moments is None else moments.sums,
+        seed_tensor(seed, logits.device),
+        token_ids,
+        clip_low,
+        clip_high,
+        fraction,
+        low,
+        high,
+        steer_form,
+        lambda_min,
+        floor,
+    )
+    return PolicyStats(
+        stats.logp,
+        stats.entropy,
+        stats.lse,
+        stats.collision,
+        stats.collision_logp,
+        stats.varentropy,
+        stats.max_logp,
+        covariance=cov,
+        clip_cov=selected,
+        steer_weight=weight,
     )

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from entropy_ext.token_selection.checks import check_tokens
+from entropy_ext import ops_selection
+from entropy_ext.inputs_selection import check_tensors
+from entropy_ext.native_selection import MOMENT_SUMS
 
 __all__ = ["CovarianceMoments", "covariance"]
+
+
+# Where MomentSums of csrc/token_selection.h keeps the pairs of its sums.
+_LOGP, _ADVANTAGES, _LOGP_SQUARE, _ADVANTAGES_SQUARE, _PRODUCT = 2, 4, 6, 8, 10
 
 
 class CovarianceMoments:
     """Count, means, variances and covariance of logp and advantages over valid tokens.
 
-    Accumulated over micro-batches by update(), over ranks by all_reduce(); what comes of it is the
-    same whatever the split: the sums are kept as pairs of float64. Detached: no gradient flows.
+    Accumulated over micro-batches by update(), over ranks by all_reduce(). Sums are kept as pairs
+    of float64, so that float32 numbers give the same whatever their order and split. No gradient
+    flows.
 
-    The properties are 0-d float64 tensors on the device of the tokens, NaN while count is 0.
+    The properties are 0-d float64 tensors on the device of the tokens, NaN while count is 0 (on
+    the CPU before the first update).
     """
 
     def __init__(self) -> None:
-        from entropy_ext import reference
-
-        self._sums = reference.CovarianceMoments()
+        self._sums: Tensor | None = None
 
     def update(self, logp: Tensor, advantages: Tensor, mask: Tensor | None) -> None:
         """Add the valid tokens of a micro-batch.
@@ -36,50 +43,101 @@ class CovarianceMoments:
             TypeError, ValueError: an argument of the wrong dtype, shape or device; on the CPU also
                 a valid token whose logp or advantage is not finite (on CUDA it is left out).
         """
-        check_tokens({"logp": logp, "advantages": advantages}, mask=mask)
-        self._sums.update(logp, advantages, mask)
+        check_tensors(logp=logp, advantages=advantages, mask_=mask)
+        part = ops_selection.token_moments(logp.detach(), advantages.detach(), mask)
+        self._sums = part if self._sums is None else _merged([self._sums, part])
 
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> None:
         """Add up the tokens of all ranks, in rank order: the same bits on every rank.
 
+        A rank without tokens takes part too; on CUDA let it update() with empty tensors first, so
+        that its sums are on its device.
+
         Args:
             group: process group, None: the default one.
         """
-        self._sums.all_reduce(group)
+        parts = [torch.empty_like(self.sums) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(parts, self.sums, group=group)
+        self._sums = _merged(parts)
 
     @property
     def sums(self) -> Tensor:
-        """The state: float64 sums."""
-        return self._sums.sums
+        """The state, float64 [12]: MomentSums of csrc/token_selection.h."""
+        if self._sums is None:
+            return torch.zeros(MOMENT_SUMS, dtype=torch.float64)
+        return self._sums
 
     @property
     def count(self) -> Tensor:
-        """Valid tokens."""
-        return self._sums.count
+        """Valid tokens, finite in both."""
+        return self.sums[0]
+
+    @property
+    def skipped(self) -> Tensor:
+        """Valid tokens whose logp or advantage was not finite; on the CPU those raise."""
+        return self.sums[1]
 
     @property
     def mean_logp(self) -> Tensor:
         """Nats."""
-        return self._sums.mean_logp
+        return self._mean(_LOGP)
 
     @property
     def mean_advantages(self) -> Tensor:
-        return self._sums.mean_advantages
+        return self._mean(_ADVANTAGES)
 
     @property
     def var_logp(self) -> Tensor:
         """Nats², divided by count."""
-        return self._sums.var_logp
+        return self._central(_LOGP_SQUARE, _LOGP, _LOGP)
 
     @property
     def var_advantages(self) -> Tensor:
         """Divided by count."""
-        return self._sums.var_advantages
+        return self._central(_ADVANTAGES_SQUARE, _ADVANTAGES, _ADVANTAGES)
 
     @property
     def covariance(self) -> Tensor:
         """Nats, divided by count: the mean of covariance() over the valid tokens."""
-        return self._sums.covariance
+        return self._central(_PRODUCT, _LOGP, _ADVANTAGES)
+
+    def _pair(self, at: int) -> tuple[Tensor, Tensor]:
+        """A sum rounded, and what rounding took: how it was split leaves no trace."""
+        high, low = self.sums[at : at + 2].unbind()
+        total = high + low
+        return total, low - (total - high)
+
+    def _mean(self, at: int) -> Tensor:
+        return self._pair(at)[0] / self.count
+
+    def _central(self, product: int, first: int, second: int) -> Tensor:
+        """(n·Σxy − Σx·Σy)/n², the difference taken exactly where it cancels."""
+        n = self.count
+        xy, x, y = self._pair(product), self._pair(first), self._pair(second)
+        high, low = _exact_product(n, xy[0])
+        other_high, other_low = _exact_product(x[0], y[0])
+        low = low + n * xy[1] - (other_low + x[0] * y[1] + x[1] * y[0])
+        return ((high - other_high) + low) / (n * n)
+
+
+def _merged(parts: list[Tensor]) -> Tensor:
+    sums: Tensor = ops_selection.merge_moments(torch.stack(parts))
+    return sums
+
+
+def _exact_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """a·b rounded, and what rounding took (Dekker's product: halves of 26 bits)."""
+    a_high, a_low = _halves(a)
+    b_high, b_low = _halves(b)
+    product = a * b
+    error = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
+    return product, error
+
+
+def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    scaled = x * 134217729.0  # 2^27 + 1
+    high = scaled - (scaled - x)
+    return high, x - high
 
 
 def covariance(
@@ -111,7 +169,7 @@ def covariance(
             valid token whose logp or advantage is not finite. On CUDA the covariance of such a
             token is NaN, the means do without it, and no selector chooses it.
     """
-    check_tokens({"logp": logp, "advantages": advantages}, mask=mask)
-    from entropy_ext import reference
-
-    return reference.covariance(logp, advantages, mask, moments=moments)
+    check_tensors(logp=logp, advantages=advantages, mask_=mask)
+    sums = None if moments is None else moments.sums
+    cov: Tensor = ops_selection.covariance(logp.detach(), advantages.detach(), mask, sums)
+    return cov

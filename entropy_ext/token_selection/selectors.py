@@ -7,12 +7,9 @@ from typing import Literal
 import torch.distributed as dist
 from torch import Tensor
 
-from entropy_ext.token_selection.checks import (
-    check_choice,
-    check_fraction,
-    check_tokens,
-    seed_tensor,
-)
+from entropy_ext import native_selection, ops_selection
+from entropy_ext.inputs_selection import check_choice, check_fraction, check_tensors, seed_tensor
+from entropy_ext.native_selection import Count, Order
 
 __all__ = ["clip_cov", "kl_cov", "top_entropy"]
 
@@ -55,22 +52,29 @@ def clip_cov(
         TypeError, ValueError: an argument of the wrong dtype, shape, device or range; on the CPU
             also NaN in a valid token (on CUDA such a token is not selected).
     """
-    check_tokens({"cov": cov}, mask=mask, flags={"clipped": clipped}, token_ids=token_ids)
+    check_tensors(cov=cov, mask_=mask, clipped_=clipped, token_ids_=token_ids)
     check_fraction(fraction)
-    _check_group(group, token_ids)
     low, high = bounds
     if not low < high:
         raise ValueError(f"bounds: expected low < high, got {bounds}")
-    from entropy_ext import reference
-
-    return reference.clip_cov(
+    cov, seed = cov.detach(), seed_tensor(seed, cov.device)
+    if group is None:
+        selected: Tensor = ops_selection.clip_cov(
+            cov, mask, clipped, seed, token_ids, fraction, low, high
+        )
+        return selected
+    _check_ids(token_ids)
+    return native_selection.select(
+        "cov",
         cov,
         mask,
+        token_ids,
+        order=Order.RANDOM,
+        count=Count.FLOOR,
         fraction=fraction,
         bounds=bounds,
-        clipped=clipped,
-        seed=seed_tensor(seed, cov.device),
-        token_ids=token_ids,
+        excluded=clipped,
+        seed=seed,
         group=group,
     )
 
@@ -106,12 +110,16 @@ def kl_cov(
         TypeError, ValueError: an argument of the wrong dtype, shape, device or range; on the CPU
             also NaN in a valid token (on CUDA such a token is not selected).
     """
-    check_tokens({"cov": cov}, mask=mask, token_ids=token_ids)
+    check_tensors(cov=cov, mask_=mask, token_ids_=token_ids)
     check_fraction(fraction)
-    _check_group(group, token_ids)
-    from entropy_ext import reference
-
-    return reference.kl_cov(cov, mask, fraction=fraction, token_ids=token_ids, group=group)
+    cov = cov.detach()
+    if group is None:
+        selected: Tensor = ops_selection.kl_cov(cov, mask, token_ids, fraction)
+        return selected
+    _check_ids(token_ids)
+    return native_selection.select(
+        "cov", cov, mask, token_ids, count=Count.FLOOR, fraction=fraction, group=group
+    )
 
 
 def top_entropy(
@@ -148,17 +156,20 @@ def top_entropy(
         TypeError, ValueError: an argument of the wrong dtype, shape, device or range; on the CPU
             also NaN in a valid token (on CUDA such a token is not selected).
     """
-    check_tokens({"entropy": entropy}, mask=mask, token_ids=token_ids)
+    check_tensors(entropy=entropy, mask_=mask, token_ids_=token_ids)
     check_fraction(fraction)
     check_choice("rule", rule, ("exact", "quantile"))
-    _check_group(group, token_ids)
-    from entropy_ext import reference
-
-    return reference.top_entropy(
-        entropy, mask, fraction=fraction, rule=rule, token_ids=token_ids, group=group
+    entropy = entropy.detach()
+    if group is None:
+        selected: Tensor = ops_selection.top_entropy(entropy, mask, token_ids, fraction, rule)
+        return selected
+    _check_ids(token_ids)
+    count = Count.CEIL if rule == "exact" else Count.QUANTILE
+    return native_selection.select(
+        "entropy", entropy, mask, token_ids, count=count, fraction=fraction, group=group
     )
 
 
-def _check_group(group: dist.ProcessGroup | None, token_ids: Tensor | None) -> None:
-    if group is not None and token_ids is None:
+def _check_ids(token_ids: Tensor | None) -> None:
+    if token_ids is None:
         raise ValueError("token_ids: expected ids that are unique over the group, got None")

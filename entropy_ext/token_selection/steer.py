@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from entropy_ext.token_selection.checks import check_choice, check_number, check_tokens
+from entropy_ext import native_selection, ops_selection
+from entropy_ext.inputs_selection import check_choice, check_number, check_tensors
 from entropy_ext.token_stats import TokenStats
 
 __all__ = ["entropy_change", "steer_weights"]
@@ -36,19 +37,16 @@ def entropy_change(stats: TokenStats, advantages: Tensor, *, ratio: Tensor | Non
     """
     if stats.collision is None or stats.collision_logp is None:
         raise ValueError("stats: expected token_stats(..., extras=True), got no collision")
-    check_tokens(
-        {
-            "stats.logp": stats.logp,
-            "stats.entropy": stats.entropy,
-            "stats.collision": stats.collision,
-            "stats.collision_logp": stats.collision_logp,
-            "advantages": advantages,
-            "ratio": ratio,
-        }
+    check_tensors(advantages=advantages, ratio_=ratio)
+    change: Tensor = ops_selection.entropy_change(
+        stats.logp.detach(),
+        stats.entropy.detach(),
+        stats.collision,
+        stats.collision_logp,
+        advantages.detach(),
+        None if ratio is None else ratio.detach(),
     )
-    from entropy_ext import reference
-
-    return reference.entropy_change(stats, advantages, ratio=ratio)
+    return change
 
 
 def steer_weights(
@@ -109,51 +107,54 @@ def steer_weights(
     """
     check_choice("form", form, ("code", "own_logit", "exact"))
     check_choice("weight_map", weight_map, ("exp", "linear"))
+    check_tensors(logp=logp, old_logp=old_logp, entropy=entropy, advantages=advantages, mask_=mask)
     if form == "exact":
-        for name, value in (("collision", collision), ("collision_logp", collision_logp)):
-            if value is None:
-                raise ValueError(f"{name}: expected a tensor for the form 'exact', got None")
-    check_tokens(
-        {
-            "logp": logp,
-            "old_logp": old_logp,
-            "entropy": entropy,
-            "advantages": advantages,
-            "collision": collision,
-            "collision_logp": collision_logp,
-        },
-        mask=mask,
-    )
+        check_tensors(collision=collision, collision_logp=collision_logp)
+    else:
+        collision = collision_logp = None
     check_number("floor", floor, at_least=0.0)
     check_number("lambda_max", lambda_max, at_least=0.0)
-    check_number(
-        "lambda_min", lambda_min, at_least=0.0, at_most=1.0 if weight_map == "exp" else lambda_max
-    )
-    if weight_map == "exp" and lambda_min == 0.0:
-        raise ValueError("lambda_min: expected a number above 0 for the map 'exp', got 0.0")
-    if isinstance(weight_scale, Tensor) and weight_scale.shape not in (
-        torch.Size([]),
-        torch.Size([2]),
-    ):
-        raise ValueError(
-            "weight_scale: expected a number or a tensor of shape [] or [2], "
-            f"got shape {list(weight_scale.shape)}"
-        )
-    from entropy_ext import reference
-
-    return reference.steer_weights(
-        logp,
-        old_logp,
-        entropy,
-        advantages,
+    check_number("lambda_min", lambda_min, at_most=1.0 if weight_map == "exp" else lambda_max)
+    if weight_map == "exp" and not lambda_min > 0.0:
+        raise ValueError(f"lambda_min: expected a number above 0 for 'exp', got {lambda_min}")
+    arguments = (
+        logp.detach(),
+        old_logp.detach(),
+        entropy.detach(),
+        advantages.detach(),
         mask,
+        collision,
+        collision_logp,
+        None if weight_scale is None else _extremes(weight_scale, logp.device),
+    )
+    if group is None:
+        weights: Tensor = ops_selection.steer_weights(
+            *arguments, form, weight_map, lambda_min, lambda_max, floor
+        )
+        return weights
+    return native_selection.steer_weights(
+        *arguments,
         form=form,
         weight_map=weight_map,
         lambda_min=lambda_min,
         lambda_max=lambda_max,
         floor=floor,
-        weight_scale=weight_scale,
-        collision=collision,
-        collision_logp=collision_logp,
         group=group,
     )
+
+
+def _extremes(weight_scale: float | Tensor, device: torch.device) -> Tensor:
+    """(M_min, M_max) as float64 [2] on the device; M_min is 0 where it is not given."""
+    if not isinstance(weight_scale, Tensor):
+        check_number("weight_scale", weight_scale, at_least=0.0)
+        greatest = torch.ones((), dtype=torch.float64, device=device) * weight_scale
+    elif weight_scale.shape == (2,):
+        return weight_scale.detach().to(device, torch.float64)
+    elif weight_scale.ndim == 0:
+        greatest = weight_scale.detach().to(device, torch.float64)
+    else:
+        raise ValueError(
+            "weight_scale: expected a number or a tensor of shape [] or [2], "
+            f"got shape {list(weight_scale.shape)}"
+        )
+    return torch.stack([torch.zeros_like(greatest), greatest])

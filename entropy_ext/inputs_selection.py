@@ -4,11 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_choice", "check_fraction", "check_number", "check_tokens", "seed_tensor"]
+__all__ = [
+    "check_choice",
+    "check_fraction",
+    "check_number",
+    "check_seed",
+    "check_tensors",
+    "check_tokens",
+    "raise_bad_token",
+    "seed_tensor",
+]
+
+
+def check_tensors(**values: object) -> None:
+    """Raise TypeError unless each is a tensor; None passes where its name ends in an underscore."""
+    for name, value in values.items():
+        if isinstance(value, Tensor) or (value is None and name.endswith("_")):
+            continue
+        raise TypeError(f"{name.removesuffix('_')}: expected a tensor, got {type(value).__name__}")
 
 
 def check_tokens(
@@ -27,12 +45,11 @@ def check_tokens(
         token_ids: int64 or None.
 
     Raises:
-        TypeError: not a tensor, or the wrong dtype.
+        TypeError: the wrong dtype.
         ValueError: the wrong shape or device.
     """
     first, like = next(iter(values.items()))
-    if not isinstance(like, Tensor):
-        raise TypeError(f"{first}: expected a tensor, got {type(like).__name__}")
+    assert like is not None
     if like.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{first}: expected float32 or float64, got {_name(like.dtype)}")
     wanted = [(name, value, like.dtype) for name, value in values.items()]
@@ -41,8 +58,6 @@ def check_tokens(
     for name, value, dtype in wanted:
         if value is None:
             continue
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
         if value.dtype != dtype:
             of = f", the dtype of {first}" if dtype == like.dtype else ""
             raise TypeError(f"{name}: expected {_name(dtype)}{of}, got {_name(value.dtype)}")
@@ -85,18 +100,44 @@ def seed_tensor(seed: int | Tensor, device: torch.device) -> Tensor:
         TypeError, ValueError: not an int nor a 0-d int64 tensor on that device.
     """
     if isinstance(seed, int):
+        if not -(2**63) <= seed < 2**63:
+            raise ValueError(f"seed: expected an int of 64 bits, got {seed}")
         # A product, for torch.compile then takes the number as an input; torch.full would make it
         # a constant of the graph, compiled anew for every seed.
         return torch.ones((), dtype=torch.int64, device=device) * seed
     if not isinstance(seed, Tensor):
         raise TypeError(f"seed: expected an int or a tensor, got {type(seed).__name__}")
+    check_seed(seed, device)
+    return seed
+
+
+def check_seed(seed: Tensor, device: torch.device) -> None:
+    """Raise unless the seed is a 0-d int64 tensor on the device."""
     if seed.dtype != torch.int64:
         raise TypeError(f"seed: expected int64, got {_name(seed.dtype)}")
     if seed.ndim != 0:
         raise ValueError(f"seed: expected a 0-dimensional tensor, got shape {list(seed.shape)}")
     if seed.device != device:
         raise ValueError(f"seed: expected device {device}, got {seed.device}")
-    return seed
+
+
+def raise_bad_token(
+    position: int, values: dict[str, Tensor | None], *, nan: bool = False
+) -> NoReturn:
+    """Raise ValueError for a token, counted flat, with the first of its values that is in error.
+
+    In error is one that is not finite, with nan one that is NaN.
+    """
+    for name, value in values.items():
+        if value is None:
+            continue
+        number = float(value.flatten()[position])
+        if math.isnan(number) if nan else not math.isfinite(number):
+            index = torch.unravel_index(torch.tensor(position), value.shape)
+            where = f"[{', '.join(str(int(i)) for i in index)}]"
+            wanted = "a number" if nan else "a finite number"
+            raise ValueError(f"{name}{where}: expected {wanted} in a valid token, got {number}")
+    raise ValueError(f"{next(iter(values))}: the entropy change of token {position} overflows")
 
 
 def _name(dtype: torch.dtype) -> str:

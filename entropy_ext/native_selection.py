@@ -1,0 +1,380 @@
+"""Moments, selection and weights: checks, allocation and the calls of the compiled module.
+
+As in native.py, no gradient is recorded and ops_selection.py makes operators of it. With a group,
+which no operator takes, ranks add up their counters between the calls.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import IntEnum
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from entropy_ext import _core
+from entropy_ext.inputs_selection import check_seed, check_tokens, raise_bad_token
+from entropy_ext.native import device_guard
+
+__all__ = [
+    "MOMENT_SUMS",
+    "Count",
+    "Order",
+    "check_sums",
+    "clipped_tokens",
+    "covariance",
+    "entropy_change",
+    "merge_moments",
+    "select",
+    "steer_weights",
+    "token_moments",
+]
+
+MOMENT_SUMS: int = _core.moment_sums
+_INT64_MAX = 2**63 - 1
+_FORMS = {"code": 0, "own_logit": 1, "exact": 2}
+_MAPS = {"exp": 0, "linear": 1}
+
+
+class Order(IntEnum):
+    """SelectOrder of csrc/token_selection.h."""
+
+    LARGEST = 0
+    RANDOM = 1
+
+
+class Count(IntEnum):
+    """SelectCount of csrc/token_selection.h."""
+
+    FLOOR = 0
+    CEIL = 1
+    QUANTILE = 2
+
+
+def token_moments(logp: Tensor, advantages: Tensor, mask: Tensor | None) -> Tensor:
+    """The sums over the valid tokens, MomentSums of csrc/token_selection.h as float64 [12].
+
+    Raises:
+        TypeError, ValueError: see check_tokens; on the CPU also a valid token with a value that is
+            not finite (on CUDA it is left out).
+    """
+    check_tokens({"logp": logp, "advantages": advantages}, mask=mask)
+    sums = logp.new_zeros(MOMENT_SUMS, dtype=torch.float64)
+    if logp.numel() == 0:
+        return sums
+    logp, advantages, mask = _contiguous(logp, advantages, mask)
+    scratch = None
+    if logp.is_cuda:
+        blocks = _core.moment_blocks(logp.numel())
+        scratch = logp.new_empty((blocks, MOMENT_SUMS), dtype=torch.float64)
+    with device_guard(logp):
+        bad = _core.token_moments(
+            **_addresses(logp=logp, advantages=advantages, mask=mask, sums=sums, scratch=scratch),
+            **_of(logp),
+            **_threads(),
+        )
+    if bad >= 0:
+        raise_bad_token(bad, {"logp": logp, "advantages": advantages})
+    return sums
+
+
+def merge_moments(parts: Tensor) -> Tensor:
+    """Sums of several calls or ranks, float64 [n, 12], added in their order → [12]."""
+    sums = parts.new_empty(MOMENT_SUMS)
+    parts = parts.contiguous()
+    with device_guard(parts):
+        _core.merge_moments(
+            count=parts.shape[0],
+            **_addresses(parts=parts, sums=sums),
+            **_where(parts),
+        )
+    return sums
+
+
+def covariance(logp: Tensor, advantages: Tensor, mask: Tensor | None, sums: Tensor) -> Tensor:
+    """(logp − mean)(A − mean) with the means of `sums`; 0 off the mask.
+
+    Raises:
+        TypeError, ValueError: as token_moments.
+    """
+    check_tokens({"logp": logp, "advantages": advantages}, mask=mask)
+    check_sums(sums, logp)
+    logp, advantages, mask = _contiguous(logp, advantages, mask)
+    result = torch.empty_like(logp)
+    if logp.numel() == 0:
+        return result
+    with device_guard(logp):
+        bad = _core.token_covariance(
+            **_addresses(
+                logp=logp,
+                advantages=advantages,
+                mask=mask,
+                sums=sums.contiguous(),
+                covariance=result,
+            ),
+            **_of(logp),
+            **_threads(),
+        )
+    if bad >= 0:
+        raise_bad_token(bad, {"logp": logp, "advantages": advantages})
+    return result
+
+
+def check_sums(sums: Tensor, like: Tensor) -> None:
+    """Raise ValueError unless sums are those of token_moments, on the device of the tokens."""
+    if (sums.shape, sums.dtype) != (torch.Size([MOMENT_SUMS]), torch.float64):
+        raise ValueError(
+            f"moments: expected float64 sums of shape [{MOMENT_SUMS}], "
+            f"got {sums.dtype} {list(sums.shape)}"
+        )
+    if sums.device != like.device:
+        raise ValueError(f"moments: expected device {like.device}, got {sums.device}")
+
+
+def clipped_tokens(
+    logp: Tensor,
+    old_logp: Tensor,
+    advantages: Tensor,
+    mask: Tensor | None,
+    clip_low: float,
+    clip_high: float,
+) -> Tensor:
+    """Where the PPO clip binds: −A·clip(ρ, 1 − low, 1 + high) > −A·ρ, bool."""
+    check_tokens({"logp": logp, "old_logp": old_logp, "advantages": advantages}, mask=mask)
+    logp, old_logp, advantages, mask = _contiguous(logp, old_logp, advantages, mask)
+    clipped = torch.empty_like(logp, dtype=torch.bool)
+    if logp.numel() == 0:
+        return clipped
+    with device_guard(logp):
+        _core.clipped_tokens(
+            **_addresses(
+                logp=logp, old_logp=old_logp, advantages=advantages, mask=mask, clipped=clipped
+            ),
+            clip_low=clip_low,
+            clip_high=clip_high,
+            **_of(logp),
+            **_threads(),
+        )
+    return clipped
+
+
+def select(
+    name: str,
+    values: Tensor,
+    mask: Tensor | None,
+    token_ids: Tensor | None,
+    *,
+    order: Order = Order.LARGEST,
+    count: Count,
+    fraction: float,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+    excluded: Tensor | None = None,
+    seed: Tensor | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> Tensor:
+    """The radix selection of csrc/token_selection.h, bool: one call, or with a group one a pass.
+
+    Args:
+        name: of the values, for errors.
+        seed: 0-d int64; for Order.RANDOM.
+
+    Raises:
+        TypeError, ValueError: see check_tokens; on the CPU also NaN in a valid token. With a group
+            that is raised once this rank has taken part in the whole selection.
+    """
+    check_tokens({name: values}, mask=mask, flags={"clipped": excluded}, token_ids=token_ids)
+    if seed is not None:
+        check_seed(seed, values.device)
+    values, mask, excluded, token_ids = _contiguous(values, mask, excluded, token_ids)
+    tokens = values.numel()
+    arguments = {**_of(values), "order": int(order), "rule": int(count)}
+    passes: int = _core.select_passes(
+        dtype=arguments["dtype"],
+        order=int(order),
+        rule=int(count),
+        count=tokens,
+        has_ids=token_ids is not None,
+    )
+    counters = values.new_zeros((passes, _core.select_counters), dtype=torch.int64)
+    states = values.new_zeros((passes + 1, _core.select_state_words), dtype=torch.int64)
+    selected = torch.empty_like(values, dtype=torch.bool)
+    scratch = [None, None, None] if values.is_cuda else _select_scratch(tokens)
+    low, high = bounds
+    arguments |= {
+        **_addresses(
+            values=values,
+            mask=mask,
+            excluded=excluded,
+            token_ids=token_ids,
+            seed=seed,
+            counters=counters,
+            states=states,
+            selected=selected,
+            digits=scratch[0],
+            agreeing=scratch[1],
+            agreed=scratch[2],
+        ),
+        **_threads(),
+        "low": low,
+        "high": high,
+        "fraction": fraction,
+    }
+    bad = -1
+    with device_guard(values):
+        if group is None:
+            if tokens > 0:
+                bad = _core.select_steps(**arguments, first=0, last=passes + 1)
+        else:
+            for step in range(passes + 1):
+                if tokens > 0:
+                    bad = max(bad, _core.select_steps(**arguments, first=step, last=step + 1))
+                if step < passes:
+                    dist.all_reduce(counters[step], group=group)
+    if bad >= 0:
+        raise_bad_token(bad, {name: values}, nan=True)
+    return selected
+
+
+def _select_scratch(tokens: int) -> list[Tensor | None]:
+    ranges = -(-tokens // _core.select_range)
+    return [
+        torch.empty(tokens, dtype=torch.int16),
+        torch.empty(tokens, dtype=torch.int16),
+        torch.empty(ranges, dtype=torch.int64),
+    ]
+
+
+def entropy_change(
+    logp: Tensor,
+    entropy: Tensor,
+    collision: Tensor,
+    collision_logp: Tensor,
+    advantages: Tensor,
+    ratio: Tensor | None,
+) -> Tensor:
+    """−ρ·A·(S − Σ p²(ln p + H)), S = p(ln p + H); 0 where the collision is 0."""
+    check_tokens(
+        {
+            "stats.logp": logp,
+            "stats.entropy": entropy,
+            "stats.collision": collision,
+            "stats.collision_logp": collision_logp,
+            "advantages": advantages,
+            "ratio": ratio,
+        }
+    )
+    logp, entropy, collision, collision_logp, advantages, ratio = _contiguous(
+        logp, entropy, collision, collision_logp, advantages, ratio
+    )
+    change = torch.empty_like(logp)
+    if logp.numel() == 0:
+        return change
+    with device_guard(logp):
+        _core.entropy_change(
+            **_addresses(
+                logp=logp,
+                entropy=entropy,
+                collision=collision,
+                collision_logp=collision_logp,
+                advantages=advantages,
+                ratio=ratio,
+                change=change,
+            ),
+            **_of(logp),
+            **_threads(),
+        )
+    return change
+
+
+def steer_weights(
+    logp: Tensor,
+    old_logp: Tensor,
+    entropy: Tensor,
+    advantages: Tensor,
+    mask: Tensor | None,
+    collision: Tensor | None,
+    collision_logp: Tensor | None,
+    scale: Tensor | None,
+    *,
+    form: str,
+    weight_map: str,
+    lambda_min: float,
+    lambda_max: float,
+    floor: float,
+    group: dist.ProcessGroup | None = None,
+) -> Tensor:
+    """STEER weights, 0 off the mask.
+
+    Args:
+        scale: float64 [2], (M_min, M_max) in place of the range of these tokens, or None.
+
+    Raises:
+        TypeError, ValueError: see check_tokens; on the CPU also an input of a valid token that is
+            not finite (with a group, once this rank has taken part in finding the range).
+    """
+    values = {
+        "logp": logp,
+        "old_logp": old_logp,
+        "entropy": entropy,
+        "advantages": advantages,
+        "collision": collision if form == "exact" else None,
+        "collision_logp": collision_logp if form == "exact" else None,
+    }
+    check_tokens(values, mask=mask)
+    flat = dict(zip(values, _contiguous(*values.values()), strict=True))
+    mask = None if mask is None else mask.contiguous()
+    extremes = logp.new_zeros(2, dtype=torch.int64)
+    weights = torch.empty_like(flat["logp"])
+    arguments = {
+        **_addresses(**flat, mask=mask, weights=weights),
+        **_of(logp),
+        **_threads(),
+        "form": _FORMS[form],
+        "weight_map": _MAPS[weight_map],
+        "lambda_min": lambda_min,
+        "lambda_max": lambda_max,
+        "floor": floor,
+    }
+    bad = -1
+    with device_guard(logp):
+        if logp.numel() > 0:
+            bad = _core.steer_range(**arguments, range=extremes.data_ptr())
+        if scale is not None:
+            # Numbers that are not negative have the order of their bits; + 0 turns −0 into 0.
+            least, greatest = (scale + 0.0).view(torch.int64).unbind()
+            extremes = torch.stack([greatest, _INT64_MAX - least])
+        elif group is not None:
+            dist.all_reduce(extremes, op=dist.ReduceOp.MAX, group=group)
+        if bad >= 0:
+            raise_bad_token(bad, values)
+        if logp.numel() > 0:
+            _core.steer_weights(**arguments, range=extremes.data_ptr())
+    return weights
+
+
+def _contiguous(*tensors: Tensor | None) -> Any:
+    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+
+
+def _addresses(**tensors: Tensor | None) -> dict[str, Any]:
+    return {name: 0 if tensor is None else tensor.data_ptr() for name, tensor in tensors.items()}
+
+
+def _of(tokens: Tensor) -> dict[str, Any]:
+    """Dtype, number and place of the tokens."""
+    return {
+        "dtype": 0 if tokens.dtype == torch.float32 else 1,
+        "count": tokens.numel(),
+        **_where(tokens),
+    }
+
+
+def _where(tensor: Tensor) -> dict[str, Any]:
+    stream = torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else 0
+    return {"cuda": tensor.is_cuda, "stream": stream}
+
+
+def _threads() -> dict[str, Any]:
+    return {"threads": torch.get_num_threads()}
