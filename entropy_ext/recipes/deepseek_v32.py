@@ -36,8 +36,8 @@ class DeepSeekV32(Recipe):
     which it says that it depends on the domain and may be 0 for mathematics. Keep Routing is the
     harness's: it replays the experts recorded in sampling.
 
-    With Rollout.support, old_logp, ref_logp and rollout_logp must be those renormalised over the
-    kept sets, as stats.support_logp is.
+    Where `sampling` leaves tokens out, Rollout.support is needed. With it, old_logp, ref_logp and
+    rollout_logp must be those renormalised over the kept sets, as stats.support_logp is.
 
     Args:
         off_policy_threshold: nats per token, or None to leave no sequence out.
@@ -74,6 +74,8 @@ class DeepSeekV32(Recipe):
             self.needs = self.needs | {"rollout_logp"}
         if self.domain_kl:
             self.needs = self.needs | {"domain"}
+        if self.sampling.top_p < 1 or self.sampling.top_k is not None:
+            self.needs = self.needs | {"support"}
 
     def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
         """Reward above the group's mean."""

@@ -40,7 +40,7 @@ class PromptStats(NamedTuple):
     successes: Tensor
     """[P] int64: the correct ones among them"""
     semantic_entropy: Tensor | None = None
-    """[P], of the latest group, nats; NaN where never measured"""
+    """[P], of the policy that training starts from, nats; NaN where never measured"""
     domain: Tensor | None = None
     """[P] int64"""
 

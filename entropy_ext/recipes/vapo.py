@@ -45,6 +45,7 @@ class Vapo(Recipe):
         nll_coef: μ; 0 leaves the likelihood term out.
         whiten: bring the advantages of a rollout to mean 0 and variance 1.
         value_clip: how far an update may carry a value with effect on its loss, or None.
+        value_pretraining: steps that train the value head alone, before all others.
         options: the remaining arguments of `Recipe`.
     """
 
@@ -67,6 +68,7 @@ class Vapo(Recipe):
         nll_coef: float = 0.1,
         whiten: bool = True,
         value_clip: float | None = None,
+        value_pretraining: int = 50,
         **options: Any,
     ) -> None:
         self.refuse(options, "eps", "singleton")
@@ -79,6 +81,8 @@ class Vapo(Recipe):
         self.nll_coef = nll_coef
         self.whiten = whiten
         self.value_clip = value_clip
+        check_bound("value_pretraining", value_pretraining, at_least=0)
+        self.value_pretraining = value_pretraining
 
     def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
         """Advantages with the policy's λ, returns with the critic's."""

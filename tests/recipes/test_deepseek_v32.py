@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from entropy_ext import Support, recipes, token_stats
+from entropy_ext.recipes import Sampling
 from tests.recipe_cases import assert_same, case, step, table
 
 OLD = table([[-1.0, -1.0], [-1.0, -1.0]])
@@ -112,3 +113,10 @@ def test_defaults():
     assert recipe.whole_sequences
     with pytest.raises(ValueError, match="behaviour: expected one of sampler, trainer"):
         recipes.get("deepseek_v32", behaviour="rollout")
+
+
+def test_a_truncating_sampler_s_kept_sets_are_needed():
+    """Catches training on the whole distribution what was drawn from a part of it."""
+    for truncating in (Sampling(top_p=0.9), Sampling(top_k=5)):
+        assert "support" in recipes.get("deepseek_v32", sampling=truncating).needs
+    assert "support" not in recipes.get("deepseek_v32").needs

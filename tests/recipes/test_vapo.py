@@ -99,3 +99,9 @@ def test_value_clip_is_an_option():
 def test_arguments_without_a_meaning_are_refused():
     with pytest.raises(TypeError, match="recipe vapo has no singleton"):
         recipes.get("vapo", singleton="reward")
+
+
+def test_pre_training_can_be_set():
+    assert recipes.get("vapo", value_pretraining=3).value_pretraining == 3
+    with pytest.raises(ValueError, match="value_pretraining"):
+        recipes.get("vapo", value_pretraining=-1)
