@@ -66,12 +66,13 @@ class KeptIds {
 
 template <class Real>
 ENTROPY_INLINE void write_support_row(const SupportForward& params, int64_t row, Real logp,
-                                      Real entropy, Real max, Real sum) {
+                                      Real entropy, Real max, Real sum, Real gap) {
   Real* const stats = static_cast<Real*>(params.stats) + row;
   stats[0] = logp;
   stats[params.rows] = entropy;
   stats[2 * params.rows] = max;
   stats[3 * params.rows] = sum;
+  stats[4 * params.rows] = gap;
 }
 
 template <class Real>
@@ -79,7 +80,8 @@ ENTROPY_INLINE void write_support_row(const SupportForward& params, int64_t row,
                                       const SoftmaxMoments<Real, false>& moments,
                                       const TemperatureScale<Real>& scale, Real token_logit) {
   const RowNumbers<Real> numbers(moments, scale, token_logit);
-  write_support_row(params, row, numbers.logp, numbers.entropy, moments.max, numbers.sum);
+  write_support_row(params, row, numbers.logp, numbers.entropy, moments.max, numbers.sum,
+                    numbers.gap);
 }
 
 // As RowGradient of the whole row, with q in place of p.
@@ -89,7 +91,7 @@ ENTROPY_INLINE RowGradient<Real> support_gradient(const SupportBackward& params,
   const int64_t rows = params.all.rows;
   const Real* const stats = static_cast<const Real*>(params.stats) + row;
   const Real* const grads = static_cast<const Real*>(params.grad_stats) + row;
-  return RowGradient<Real>(scale, stats[rows], stats[2 * rows], stats[3 * rows], grads[0],
+  return RowGradient<Real>(scale, stats[2 * rows], stats[3 * rows], stats[4 * rows], grads[0],
                            grads[rows], Real(0));
 }
 

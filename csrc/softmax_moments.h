@@ -139,6 +139,16 @@ struct SoftmaxMoments<Real, true> {
   }
 };
 
+template <class To, class From>
+ENTROPY_INLINE SoftmaxMoments<To, false> converted(const SoftmaxMoments<From, false>& moments) {
+  SoftmaxMoments<To, false> result;
+  result.max = static_cast<To>(moments.max);
+  result.sum = static_cast<To>(moments.sum);
+  result.dot = static_cast<To>(moments.dot);
+  result.live = moments.live;
+  return result;
+}
+
 // Δu from an old maximum to a new one that is at least as large. Equal maxima, both −∞ included,
 // do not move; an accumulator that was at −∞ holds zeros (or NaN, which survives the product with
 // 2^Δu = 0), for which any finite Δu does.
@@ -184,6 +194,7 @@ struct RowNumbers {
   Real log_sum;
   Real logp;
   Real entropy;
+  Real gap;  // entropy − ln Σ e, the mean of (max z − z)/τ, without the rounding of the entropy
 
   template <bool kExtras>
   ENTROPY_INLINE RowNumbers(const SoftmaxMoments<Real, kExtras>& moments,
@@ -195,10 +206,11 @@ struct RowNumbers {
     // In double, once a row: the bound ln n comes out correctly rounded, which logf may miss by 1
     // ulp, and so does the entropy, whose rounding would otherwise show in its gradient.
     const Real log_live = static_cast<Real>(log(static_cast<double>(moments.live)));
+    const double mean = static_cast<double>(moments.dot) / static_cast<double>(sum);
     const Real exact = static_cast<Real>(
-        fused(-Constants<double>::kLn2, static_cast<double>(moments.dot) / static_cast<double>(sum),
-              log(static_cast<double>(sum))));
+        fused(-Constants<double>::kLn2, mean, log(static_cast<double>(sum))));
     entropy = at_least(at_most(exact, log_live), Real(0));
+    gap = static_cast<Real>(-Constants<double>::kLn2 * mean);
     logp = at_most(fused(token_logit - moments.max, scale.inverse, -log_sum), Real(0));
   }
 };
@@ -215,7 +227,8 @@ ENTROPY_INLINE void write_row(const TokenStatsForward& params, int64_t row,
   static_cast<Real*>(params.entropy)[row] = numbers.entropy;
   static_cast<Real*>(params.lse)[row] = fused(moments.max, scale.inverse, log_sum);
   static_cast<Real*>(params.row_max)[row] = moments.max;
-  static_cast<Real*>(params.row_sum)[row] = sum;
+  // 0 for a row of −∞ only, so that shards of a vocabulary can be told from those that hold NaN.
+  static_cast<Real*>(params.row_sum)[row] = moments.sum;
 
   if constexpr (kExtras) {
     Real* const extras = static_cast<Real*>(params.extras) + row;
@@ -264,18 +277,18 @@ struct RowGradient {
 
   ENTROPY_INLINE RowGradient(const TokenStatsBackward& params, int64_t row,
                              const TemperatureScale<Real>& scale)
-      : RowGradient(scale, static_cast<const Real*>(params.entropy)[row],
-                    static_cast<const Real*>(params.row_max)[row],
+      : RowGradient(scale, static_cast<const Real*>(params.row_max)[row],
                     static_cast<const Real*>(params.row_sum)[row],
+                    static_cast<const Real*>(params.entropy)[row] -
+                        natural_log(static_cast<const Real*>(params.row_sum)[row]),
                     static_cast<const Real*>(params.grad_logp)[row],
                     static_cast<const Real*>(params.grad_entropy)[row],
                     static_cast<const Real*>(params.grad_lse)[row]) {}
 
-  ENTROPY_INLINE RowGradient(const TemperatureScale<Real>& scale, Real entropy, Real max,
-                             Real row_sum, Real g_logp, Real g_entropy, Real g_lse)
+  // H + ln p = H − ln Σ + t, of which `entropy_less_log_sum` is constant over the row.
+  ENTROPY_INLINE RowGradient(const TemperatureScale<Real>& scale, Real max, Real row_sum,
+                             Real entropy_less_log_sum, Real g_logp, Real g_entropy, Real g_lse)
       : row_max(max), log2_scale(scale.log2) {
-    // H + ln p = H − ln Σ + t: what is constant over the row.
-    const Real entropy_less_log_sum = entropy - natural_log(row_sum);
     const Real per_sum = scale.inverse / row_sum;
     slope = canonical(-g_entropy * Constants<Real>::kLn2 * per_sum);
     offset = canonical(fused(-g_entropy, entropy_less_log_sum, g_lse - g_logp) * per_sum);

@@ -15,8 +15,9 @@ struct Support {
   int64_t count;
 };
 
-// support_logp, support_entropy, the kept maximum of z, Σ exp((z − maximum)/τ) over what is kept.
-constexpr int kSupportStats = 4;
+// support_logp, support_entropy, and for the backward pass, over what is kept: max z, Σ = Σ exp((z −
+// max z)/τ), and the entropy less ln Σ.
+constexpr int kSupportStats = 5;
 
 struct SupportForward {
   Dtype dtype;

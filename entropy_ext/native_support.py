@@ -19,7 +19,7 @@ __all__ = ["empty_stats", "support_backward", "support_forward"]
 def empty_stats(logits: Tensor, given: bool) -> Tensor:
     """What support_forward returns, not filled in; empty without a support."""
     dtype = STATS_DTYPE[logits.dtype]
-    return logits.new_empty((4, *logits.shape[:-1]) if given else (0,), dtype=dtype)
+    return logits.new_empty((5, *logits.shape[:-1]) if given else (0,), dtype=dtype)
 
 
 def support_forward(
@@ -30,7 +30,7 @@ def support_forward(
     offsets: Tensor,
     ids: Tensor,
 ) -> Tensor:
-    """support_logp, support_entropy, the kept row_max and row_sum, as one tensor [4, ...].
+    """support_logp, support_entropy and what the backward pass starts from, in one tensor [5, ...].
 
     Follows native.token_stats_forward, which checks the other arguments.
 
@@ -80,8 +80,8 @@ def support_backward(
     Args:
         logits, …, grad_lse: as there; out must not overlap logits.
         offsets, ids: as in the forward pass.
-        stats: [4, ...], what the forward pass returned.
-        grad_stats: [4, ...], upstream gradients of its first two; the others are not read.
+        stats: [5, ...], what the forward pass returned.
+        grad_stats: [5, ...], upstream gradients of its first two; the others are not read.
     """
     check_support(offsets, ids, rows=tokens.numel(), device=logits.device)
     if tokens.numel() == 0:

@@ -32,7 +32,7 @@ def token_stats_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """logits [..., V] → logp, entropy, lse, row_max, row_sum [...], extras, support_stats.
 
-    The last two are [4, ...] if wanted, else empty.
+    The last two are [4, ...] and [5, ...] if wanted, else empty.
     """
     rows = (logits, tokens, temperature, mask)
     results = native.token_stats_forward(*rows, extras)

@@ -187,12 +187,13 @@ def check_support(
             raise ValueError(
                 f"support.{name}: expected device {device or offsets.device}, got {value.device}"
             )
-    if len(offsets) == 0:
+    size = offsets.shape[0]  # symbolic under torch.compile, which len() is not
+    if size == 0:
         raise ValueError("support.offsets: expected shape [N + 1], got [0]")
-    if rows is not None and len(offsets) != rows + 1:
+    if rows is not None and size != rows + 1:
         raise ValueError(
             f"support.offsets: expected shape [{rows + 1}], one more than the {rows} rows of the "
-            f"logits, got [{len(offsets)}]"
+            f"logits, got [{size}]"
         )
 
 

@@ -31,14 +31,14 @@ ENTROPY_INLINE void for_each_gathered(const Storage* z, const KeptIds& kept, Vis
   }
 }
 
+// In double, so that a set of many gatherings loses no digits where they meet.
 template <class Real>
-SoftmaxMoments<Real, false> moments_of(const Real* z, int columns, Real log2_scale) {
+SoftmaxMoments<double, false> moments_of(const Real* z, int columns, Real log2_scale) {
   const int pairs = columns / (2 * kLanes<Real>);
   Extremes<Real> extremes;
   for_each_pair<Real>(z, pairs, [&](int, int, const Pair<Real>& x) { extremes.push(x); });
-  SoftmaxMoments<Real, false> moments;
-  moments.max = extremes.max();
-  const Real centre = moments.max == negative_infinity<Real>() ? Real(0) : moments.max;
+  const Real max = extremes.max();
+  const Real centre = max == negative_infinity<Real>() ? Real(0) : max;
 
   Vector<Real> sum[kChains] = {};
   Vector<Real> dot[kChains] = {};
@@ -53,8 +53,10 @@ SoftmaxMoments<Real, false> moments_of(const Real* z, int columns, Real log2_sca
       live = live - (logits > splat(negative_infinity<Real>()));  // a true lane is −1
     }
   });
-  moments.sum = total_of<Real, Real>(sum);
-  moments.dot = total_of<Real, Real>(dot);
+  SoftmaxMoments<double, false> moments;
+  moments.max = max;
+  moments.sum = total_of<double, Real>(sum);
+  moments.dot = total_of<double, Real>(dot);
   for (int i = 0; i < kLanes<Real>; ++i) moments.live += static_cast<int32_t>(live[i]);
   return moments;
 }
@@ -87,11 +89,12 @@ int64_t forward(const SupportForward& params, int threads) {
   return for_each_row<Storage>(params, params.support, threads, [&](int64_t r, const KeptIds& kept) {
     const Storage* const z = logits_of<Storage>(params, r);
     const TemperatureScale<Real> scale(temperature_of<Storage>(params, r));
-    SoftmaxMoments<Real, false> moments;
+    SoftmaxMoments<double, false> moments;
     for_each_gathered(z, kept, [&](const Real* logits, int, int, int padded) {
-      merge(moments, moments_of(logits, padded, scale.log2), scale.log2);
+      merge(moments, moments_of(logits, padded, scale.log2), static_cast<double>(scale.log2));
     });
-    write_support_row<Real>(params, r, moments, scale, widen(z[params.tokens[r]]));
+    write_support_row<Real>(params, r, converted<Real>(moments), scale,
+                            widen(z[params.tokens[r]]));
   });
 }
 
@@ -105,15 +108,12 @@ int64_t backward(const SupportBackward& params, int threads) {
     const TemperatureScale<Real> scale(temperature_of<Storage>(all, r));
     const RowGradient<Real> whole(all, r, scale);
     const RowGradient<Real> part = support_gradient(params, r, scale);
-    const auto sum_of_both = [&](Vector<Real> logits) {
-      return gradient_of<Real>(logits, whole) + gradient_of<Real>(logits, part);
-    };
     // Entries anew, rather than added to what is there: half precision is rounded once.
     for_each_gathered(z, kept, [&](Real* logits, int begin, int count, int padded) {
       for (int i = 0; i < padded; i += kLanes<Real>) {
         Vector<Real> x;
         std::memcpy(&x, logits + i, kVectorBytes);
-        x = sum_of_both(x);
+        x = gradient_of<Real>(x, whole) + gradient_of<Real>(x, part);
         std::memcpy(logits + i, &x, kVectorBytes);
       }
       for (int i = 0; i < count; ++i) narrow(logits[i], out + kept[begin + i]);
@@ -121,7 +121,10 @@ int64_t backward(const SupportBackward& params, int threads) {
     const int64_t token = all.tokens[r];
     const Real token_logit = widen(z[token]);
     if (token_logit == negative_infinity<Real>()) return;
-    narrow(sum_of_both(splat(token_logit))[0] + (whole.at_token + part.at_token), out + token);
+    const Vector<Real> here = splat(token_logit);
+    narrow((gradient_of<Real>(here, whole)[0] + whole.at_token) +
+               (gradient_of<Real>(here, part)[0] + part.at_token),
+           out + token);
   });
 }
 

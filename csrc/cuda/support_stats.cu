@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kThreads)
     const Real value = dropped ? Real(0) : not_a_number<Real>();
     // A maximum of +∞ tells the backward pass of a malformed support.
     const Real max = dropped ? Real(0) : -negative_infinity<Real>();
-    write_support_row(params, row, value, value, max, value);
+    write_support_row(params, row, value, value, max, value, value);
     return;
   }
   const Storage* const z = logits_of<Storage>(params, row);
@@ -102,11 +102,13 @@ __global__ void __launch_bounds__(kThreads)
     const int32_t id = kept[i];
     const Real logit = widen(z[id]);
     // The entry anew, rather than added to what is there: half precision is rounded once.
-    Real gradient = gradient_of(logit, whole) + gradient_of(logit, part);
+    Real of_whole = gradient_of(logit, whole);
+    Real of_part = gradient_of(logit, part);
     if (id == all.tokens[row] && logit != negative_infinity<Real>()) {
-      gradient = gradient + (whole.at_token + part.at_token);
+      of_whole = of_whole + whole.at_token;
+      of_part = of_part + part.at_token;
     }
-    narrow(gradient, out + id);
+    narrow(of_whole + of_part, out + id);
   }
 }
 
