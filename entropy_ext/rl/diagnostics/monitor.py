@@ -1,0 +1,187 @@
+"""What to watch of entropy while training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from entropy_ext.rl.checks import check_bound
+from entropy_ext.rl.diagnostics.pass_at_k import pass_at_k
+from entropy_ext.rl.groups import Groups
+from entropy_ext.rl.rollout import Rollout
+from entropy_ext.rl.statistics import masked_mean, token_covariance
+from entropy_ext.token_selection import entropy_change
+from entropy_ext.token_stats import TokenStats
+
+__all__ = ["EntropyMonitor"]
+
+
+class EntropyMonitor:
+    """Numbers of each step as a flat dict of 0-d tensors, without waiting for the device.
+
+    - entropy/mean, /p20, /p50, /p80, and /positive and /negative, the means over tokens with
+      A > 0 and A < 0; nats
+    - covariance/mean, and /top, its mean over the top_fraction of tokens where it is greatest; nats
+    - entropy_change/predicted: mean exact first-order change per unit step on the scaled logits
+      (with stats that carry the extras); entropy_change/measured: mean entropy minus that of the
+      step before; nats
+    - clip/low and clip/high: shares of tokens (with the metrics of the step's losses)
+    - kl/old, and kl/reference (with ref_logp): means of e⁻ᵈ − 1 + d, d = logp − the other's; nats
+    - pass/1 and pass/k, means over prompts, and ceiling, the b − a of R = b − a·exp(H) fitted to
+      the steps so far, R being pass/1 (with correct)
+    - groups/zero_advantage: share of groups without any advantage
+
+    A mean of nothing, such as over positive tokens where there are none, repeats that of the step
+    before, 0 at first. All is of this rank's tokens.
+
+    Args:
+        k: of pass/k; groups of fewer responses do not enter it.
+        top_fraction: share of tokens for covariance/top, at least one token; 2e-4 in the Entropy
+            Mechanism paper (arXiv 2505.22617).
+    """
+
+    def __init__(self, *, k: int = 8, top_fraction: float = 2e-4) -> None:
+        check_bound("k", k, at_least=1)
+        check_bound("top_fraction", top_fraction, at_least=0, at_most=1)
+        self.k = k
+        self.top_fraction = top_fraction
+        self._last: dict[str, Tensor] = {}
+        self._line: Tensor | None = None
+        """[5] float64: steps, means of x = exp(H) and R, Σ(x − mean)², Σ(x − mean)(R − mean)"""
+
+    @torch.no_grad()
+    def update(
+        self,
+        stats: TokenStats,
+        rollout: Rollout,
+        advantages: Tensor,
+        metrics: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """The numbers of one step.
+
+        Args:
+            stats: [B, T] each, of the policy before or at this step.
+            rollout: what was sampled.
+            advantages: [B, T].
+            metrics: sums over tokens as the token losses return them, added over micro-batches.
+
+        Returns:
+            Name → 0-d floating tensor.
+        """
+        mask = rollout.mask & torch.isfinite(stats.logp) & torch.isfinite(stats.entropy)
+        seen = {
+            **self._of_entropy(stats.entropy, advantages, mask),
+            **self._of_covariance(token_covariance(stats.logp, advantages, mask), mask),
+            "groups/zero_advantage": _share_of_groups(
+                rollout.prompt, torch.where(rollout.mask, advantages, 0.0).abs().amax(-1) == 0
+            ),
+            "kl/old": _mean_k3(stats.logp, rollout.old_logp, mask),
+        }
+        if stats.collision is not None:
+            change = entropy_change(stats, advantages.to(stats.logp.dtype))
+            seen["entropy_change/predicted"] = masked_mean(change, mask & torch.isfinite(change))
+        if rollout.ref_logp is not None:
+            seen["kl/reference"] = _mean_k3(stats.logp, rollout.ref_logp, mask)
+        if metrics is not None:
+            for side in ("low", "high"):
+                seen[f"clip/{side}"] = metrics[f"clip_{side}"] / metrics["tokens"]
+        if rollout.correct is not None:
+            seen.update(self._of_success(rollout.prompt, rollout.correct, seen["entropy/mean"]))
+        return self._remembered(seen)
+
+    @staticmethod
+    def floats(values: Mapping[str, Tensor]) -> dict[str, float]:
+        """The numbers on the host, in one transfer: ready for TensorBoard or a run tracker."""
+        stacked = torch.stack([value.double() for value in values.values()])
+        return dict(zip(values, stacked.tolist(), strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last numbers, and the sums behind the ceiling."""
+        return {"last": dict(self._last), "line": self._line}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self._last, self._line = dict(state["last"]), state["line"]
+
+    def _of_entropy(self, entropy: Tensor, advantages: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        mean = masked_mean(entropy, mask)
+        before = self._last.get("entropy/mean", mean)
+        ordered = torch.where(mask, entropy, torch.inf).flatten().sort().values
+        return {
+            "entropy/mean": mean,
+            **{f"entropy/p{q}": _quantile(ordered, mask.sum(), q / 100) for q in (20, 50, 80)},
+            "entropy/positive": masked_mean(entropy, mask & (advantages > 0)),
+            "entropy/negative": masked_mean(entropy, mask & (advantages < 0)),
+            "entropy_change/measured": mean - before,
+        }
+
+    def _of_covariance(self, covariance: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        ordered = torch.where(mask, covariance, -torch.inf).flatten().sort(descending=True).values
+        count = (mask.sum() * self.top_fraction).floor().clamp(min=1)
+        top = torch.arange(len(ordered), device=ordered.device) < count
+        return {
+            "covariance/mean": masked_mean(covariance, mask),
+            "covariance/top": torch.where(top, ordered, 0.0).sum() / count,
+        }
+
+    def _of_success(self, prompt: Tensor, correct: Tensor, entropy: Tensor) -> dict[str, Tensor]:
+        groups = Groups(prompt)
+        right = groups.sum(correct.double())
+        estimate = pass_at_k(groups.size, right.long(), self.k)
+        enough = groups.size >= self.k
+        share = 1 / groups.size.double()
+        first = (right * share * share).sum() / share.sum()
+        kth = (torch.where(enough, estimate, 0.0) * share).sum() / (enough * share).sum()
+        self._line = _with_point(self._line, entropy.double().exp(), first)
+        _, mean_x, mean_r, squares, products = self._line.unbind()
+        slope = torch.where(squares > 0, products / squares, 0.0)
+        return {"pass/1": first, "pass/k": kth, "ceiling": mean_r + slope * (1 - mean_x)}
+
+    def _remembered(self, seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        held = {
+            name: torch.where(
+                torch.isfinite(value), value, self._last.get(name, torch.zeros_like(value))
+            )
+            for name, value in seen.items()
+        }
+        self._last = {**self._last, **held}
+        return held
+
+
+def _with_point(line: Tensor | None, x: Tensor, r: Tensor) -> Tensor:
+    """The moments of one more point; those before if it is not finite."""
+    if line is None:
+        line = torch.zeros(5, dtype=torch.float64, device=x.device)
+    count, mean_x, mean_r, squares, products = line.unbind()
+    count = count + 1
+    step = x - mean_x
+    new_x, new_r = mean_x + step / count, mean_r + (r - mean_r) / count
+    squares, products = squares + step * (x - new_x), products + step * (r - new_r)
+    moved = torch.stack([count, new_x, new_r, squares, products])
+    return torch.where(torch.isfinite(x) & torch.isfinite(r), moved, line)
+
+
+def _quantile(ordered: Tensor, count: Tensor, q: float) -> Tensor:
+    """Of the first `count` of ordered values, linear between neighbours; infinite if there are
+    none."""
+    if ordered.numel() == 0:
+        return ordered.sum() + torch.inf
+    at = q * (count.double() - 1).clamp(min=0)
+    low = at.floor()
+    below, above = (
+        ordered.gather(0, index.long().view(1)).squeeze(0) for index in (low, at.ceil())
+    )
+    return below + (above - below) * (at - low).to(ordered.dtype)
+
+
+def _share_of_groups(prompt: Tensor, holds: Tensor) -> Tensor:
+    share = 1 / Groups(prompt).size.double()
+    return (holds * share).sum() / share.sum()
+
+
+def _mean_k3(logp: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+    difference = (other - logp).clamp(-20, 20)
+    return masked_mean(difference.expm1() - difference, mask & torch.isfinite(other))
