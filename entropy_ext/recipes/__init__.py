@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from entropy_ext.recipes.advanced import Advanced
 from entropy_ext.recipes.base import Recipe
 from entropy_ext.recipes.bcpg_nsa import BcpgNsa
 from entropy_ext.recipes.clip_cov import ClipCov
+from entropy_ext.recipes.clip_higher import ClipHigher
+from entropy_ext.recipes.combine import combine
 from entropy_ext.recipes.dapo import Dapo
 from entropy_ext.recipes.deepseek_v32 import DeepSeekV32
 from entropy_ext.recipes.dr_grpo import DrGrpo
@@ -21,8 +24,10 @@ from entropy_ext.recipes.positive_reweight import PositiveReweight
 from entropy_ext.recipes.prorl import ProRL
 from entropy_ext.recipes.psr_nsr import Nsr, Psr, WReinforce
 from entropy_ext.recipes.seed_grpo import SeedGrpo
+from entropy_ext.recipes.semantic_curriculum import SemanticCurriculum
 from entropy_ext.recipes.sent import Sent
 from entropy_ext.recipes.skywork_or1 import SkyworkOr1
+from entropy_ext.recipes.starter import Starter
 from entropy_ext.recipes.steer import Steer
 from entropy_ext.recipes.types import (
     Plan,
@@ -35,9 +40,12 @@ from entropy_ext.recipes.unlikeliness import Unlikeliness
 from entropy_ext.recipes.vapo import Vapo
 
 __all__ = [
+    "PARTS",
     "RECIPES",
+    "Advanced",
     "BcpgNsa",
     "ClipCov",
+    "ClipHigher",
     "Dapo",
     "DeepSeekV32",
     "DrGrpo",
@@ -57,14 +65,17 @@ __all__ = [
     "Recipe",
     "Sampling",
     "SeedGrpo",
+    "SemanticCurriculum",
     "Sent",
     "SkyworkOr1",
+    "Starter",
     "Steer",
     "StepActions",
     "Targets",
     "Unlikeliness",
     "Vapo",
     "WReinforce",
+    "compose",
     "get",
 ]
 
@@ -92,9 +103,17 @@ RECIPES: dict[str, type[Recipe]] = {
     "sent": Sent,
     "deepseek_v32": DeepSeekV32,
     "minirl": MiniRL,
+    "starter": Starter,
+    "advanced": Advanced,
     "entropy_neutral": EntropyNeutral,
 }
 """Every recipe by name."""
+
+PARTS: dict[str, type[Recipe]] = {
+    "clip_higher": ClipHigher,
+    "semantic_curriculum": SemanticCurriculum,
+}
+"""What `compose` knows besides: single changes out of a larger recipe."""
 
 
 def get(name: str, **options: Any) -> Recipe:
@@ -111,3 +130,33 @@ def get(name: str, **options: Any) -> Recipe:
     if name not in RECIPES:
         raise ValueError(f"recipe: expected one of {', '.join(RECIPES)}, got {name!r}")
     return RECIPES[name](**options)
+
+
+def compose(base: str | type[Recipe], *parts: str | type[Recipe], **options: Any) -> Recipe:
+    """The base with each part's changes: `compose("dapo", "steer", "positive_reweight")`.
+
+    Masks, weights, controllers and added terms of several parts act together; later parts see what
+    earlier ones made of the plan. Optimizer steps per rollout and sampling are the base's. Where
+    two give one argument different defaults, the last part's is taken.
+
+    Args:
+        base: a name in RECIPES or PARTS, or a recipe class.
+        parts: the same.
+        options: arguments of any of them.
+
+    Raises:
+        ValueError: an unknown name; parts that cannot be one, naming what they both override.
+        TypeError: neither a name nor a recipe class; an option that none of them has.
+    """
+    known = RECIPES | PARTS
+    classes: list[type[Recipe]] = []
+    for part in (base, *parts):
+        if isinstance(part, str):
+            if part not in known:
+                raise ValueError(f"compose: expected one of {', '.join(known)}, got {part!r}")
+            classes.append(known[part])
+        elif isinstance(part, type) and issubclass(part, Recipe):
+            classes.append(part)
+        else:
+            raise TypeError(f"compose: expected a name or a recipe class, got {part!r}")
+    return combine(*classes, aggregation=options.get("aggregation"))(**options)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
-import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from entropy_ext.recipes.base import Recipe
 from entropy_ext.recipes.types import Sampling, Targets
@@ -26,12 +24,11 @@ class DrGrpo(Recipe):
 
     "Understanding R1-Zero-Like Training: A Critical Perspective" (arXiv 2503.20783). Figures there:
     128 prompts × 8, length limit 3000. That a rollout makes 8 optimizer steps is our reading of the
-    released command line.
+    released command line. The released code gives responses that the length limit cut off reward 0;
+    here that is the checker's to decide.
 
     Args:
-        zero_truncated: responses stopped by the length limit get reward 0, as in the released code;
-            needs Rollout.truncated. False leaves the verdict to the checker.
-        options: the remaining arguments of `Recipe`.
+        options: the arguments of `Recipe`; there is no std for eps to join.
     """
 
     name: ClassVar[str] = "dr_grpo"
@@ -40,19 +37,9 @@ class DrGrpo(Recipe):
     minibatches: int = 8
     sampling: Sampling = Sampling(group_size=8)
 
-    def __init__(self, *, zero_truncated: bool = False, **options: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         self.refuse(options, "eps")
         super().__init__(**options)
-        self.zero_truncated = zero_truncated
-        if zero_truncated:
-            self.needs = self.needs | {"truncated"}
-
-    def shape_rewards(self, rollout: Rollout) -> Tensor:
-        """Rewards, 0 for truncated responses if so wanted."""
-        if not self.zero_truncated:
-            return rollout.rewards
-        self.check(rollout)
-        return torch.where(cast(Tensor, rollout.truncated), 0.0, rollout.rewards)
 
     def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
         """Reward above the group's mean."""

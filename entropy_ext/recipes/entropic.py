@@ -85,7 +85,8 @@ class Entropic(Recipe):
         """The base's plan, the confident tokens and their α."""
         plan = super().prepare(stats, rollout, targets, group=group)
         assert stats is not None
-        known = plan.mask & torch.isfinite(stats.entropy)
+        # Of all tokens, also where another part of a composition learns from some alone.
+        known = rollout.mask & torch.isfinite(stats.entropy)
         alpha = self.controller.step(masked_mean(stats.entropy, known, group=group))
         high = plan.mask & (stats.logp > math.log(self.confident))
         if self.denominator == "high":

@@ -81,7 +81,7 @@ class PositiveReweight(Recipe):
         positive = targets.advantages > 0
         if self.schedule == "entropy":
             assert stats is not None
-            known = plan.mask & torch.isfinite(stats.entropy)
+            known = rollout.mask & torch.isfinite(stats.entropy)
             weight = self.weight.step(masked_mean(stats.entropy, known, group=group))
             return plan.weighted(torch.where(positive, weight, 1.0))
         scheduled = (

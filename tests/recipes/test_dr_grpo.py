@@ -42,17 +42,6 @@ def test_long_wrong_answers_are_not_excused():
     assert grpo.gradient[0, 0].item() == pytest.approx(2 * grpo.gradient[1, 0].item())
 
 
-def test_truncated_responses():
-    rollout = case(
-        MASK, rewards=torch.ones(4).double(), truncated=torch.tensor([False, True, False, False])
-    )
-    assert recipes.get("dr_grpo").shape_rewards(rollout).tolist() == [1, 1, 1, 1]
-    zeroing = recipes.get("dr_grpo", zero_truncated=True)
-    assert zeroing.shape_rewards(rollout).tolist() == [1, 0, 1, 1]
-    with pytest.raises(ValueError, match=r"recipe dr_grpo needs Rollout\.truncated"):
-        zeroing.shape_rewards(rollout.replace(truncated=None))
-
-
 def test_clip_wide_open_is_reinforce():
     """ε → ∞: gradient −A·ρ/(C·N) however far the ratio."""
     recipe = recipes.get("dr_grpo", clip_low=1.0, clip_high=float("inf"))

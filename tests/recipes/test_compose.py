@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+
+from entropy_ext import recipes
+from entropy_ext.recipes import PARTS, RECIPES, PromptStats, Recipe
+from tests.recipe_cases import assert_same, case, step, table
+from tests.recipe_runs import make_logits, make_rollout, prepare
+
+OFF = {"dynamic_sampling": False, "overlong_factor": 0.0, "dual_clip": None}
+
+
+def test_starter_by_hand():
+    """Five tokens, one of them of high entropy: only it is learnt from, at the weight of its sign.
+
+    Its ratio, 1.25, is within clip-higher's bound and beyond GRPO's.
+    """
+    correct = torch.tensor([True, False])
+    rollout = case([[1, 1, 0], [1, 1, 1]], correct=correct)
+    logp = [[-1.0, -1.0 + torch.tensor(1.25).log().item(), 0.0], [-1.0, -1.0, -1.0]]
+    entropy = [[0.1, 2.0, 9.0], [0.3, 0.4, 0.5]]
+    got = step(recipes.get("starter"), rollout, logp, entropy=entropy)
+    assert got.loss == pytest.approx(-0.1 * 1.25)
+    expected = torch.zeros(2, 3, dtype=torch.float64)
+    expected[0, 1] = -0.125
+    torch.testing.assert_close(got.gradient, expected)
+    narrow = step(recipes.get("starter", clip_high=0.2), rollout, logp, entropy=entropy)
+    assert narrow.gradient.abs().max() == 0
+    assert recipes.get("starter").keep(rollout).all()
+    assert recipes.get("starter").shape_rewards(rollout) is rollout.rewards
+
+
+def test_starter_is_its_parts():
+    composed = recipes.compose("grpo", "clip_higher", "high_entropy_tokens", "w_reinforce", **OFF)
+    assert_same(recipes.get("starter"), composed)
+    assert (composed.clip_low, composed.clip_high, composed.minibatches) == (0.2, 0.28, 4)
+    all_tokens = recipes.get("starter", fraction=1.0)
+    assert_same(all_tokens, recipes.get("w_reinforce", clip_high=0.28))
+
+
+def test_advanced_is_its_parts():
+    parts = ("clip_cov", "entropic", "semantic_curriculum")
+    one, other = recipes.get("advanced"), recipes.compose(*parts)
+    for _ in range(3):
+        assert_same(one, other)
+    assert (other.minibatches, other.sampling.group_size, other.sampling.refill) == (8, 8, 9)
+    uncontrolled = recipes.compose(*parts, kp=0.0, ki=0.0)
+    assert_same(uncontrolled, recipes.get("clip_cov"))
+    zeros = torch.zeros(2, dtype=torch.int64)
+    known = PromptStats(zeros, zeros, semantic_entropy=torch.tensor([0.1, 1.0]))
+    assert one.select_prompts(known, 0.0).tolist() == [1, 0]
+    assert (
+        one.keep(make_rollout()).tolist() == recipes.get("clip_cov").keep(make_rollout()).tolist()
+    )
+
+
+def test_advanced_with_kl_cov():
+    recipe = recipes.compose("kl_cov", "entropic", "semantic_curriculum", kp=0.0, ki=0.0)
+    assert_same(recipe, recipes.get("kl_cov"))
+    controlled = recipes.compose("kl_cov", "entropic", "semantic_curriculum", confident=0.1)
+    plan = prepare(controlled, make_logits(), make_rollout()).plan
+    assert {"kl_cov", "confident"} <= plan.tokens.keys()
+    assert plan.coefficients["confident"] != 0
+
+
+def test_weights_of_two_parts_multiply():
+    rollout, logits = make_rollout(), make_logits()
+    alone = [recipes.get("steer"), recipes.get("positive_reweight", initial=0.3)]
+    first, second = (prepare(r, logits, rollout).plan.weights for r in alone)
+    both = recipes.compose("grpo", "steer", "positive_reweight", initial=0.3)
+    torch.testing.assert_close(prepare(both, logits, rollout).plan.weights, first * second)
+    assert both.needs == {"old_entropy"}
+    assert both.statistics == "minibatch"
+
+
+def test_penalties_and_masks_of_two_parts_both_act():
+    """The controlled term on the tokens that the entropy selection leaves in the mean."""
+    rollout = case([[1, 1]], old_logp=table([[-0.01, -0.01]]), correct=torch.tensor([True]))
+    recipe = recipes.compose(
+        "grpo", "high_entropy_tokens", "entropic", fraction=0.5, denominator="all"
+    )
+    got = step(recipe, rollout, entropy=[[0.5, 0.1]], advantages=[[1.0, 1.0]])
+    assert got.gradient[0].tolist() == pytest.approx([-1.2, 0.0])
+
+
+def test_state_of_all_parts_survives():
+    names = ("dapo", "entropic", "positive_reweight")
+    first, second = recipes.compose(*names), recipes.compose(*names)
+    for _ in range(3):
+        prepare(first, make_logits(), make_rollout())
+    assert first.state_dict().keys() == {"controller", "weight"}
+    second.load_state_dict(first.state_dict())
+    one, other = (prepare(r, make_logits(), make_rollout()).plan for r in (first, second))
+    assert torch.equal(one.weights, other.weights)
+    assert one.weights.min() > 0
+    assert one.coefficients == other.coefficients
+
+
+def test_one_part_is_itself_and_what_a_group_needs_is_kept():
+    assert_same(recipes.compose("dapo"), recipes.get("dapo"))
+    assert_same(recipes.compose("grpo", "dr_grpo"), recipes.get("dr_grpo"))
+    luffy = recipes.compose("grpo", "luffy", "steer")
+    assert luffy.sampling.teacher_traces == 1
+    assert luffy.needs == {"teacher", "old_entropy"}
+    assert luffy.name == "grpo+luffy+steer"
+    derived = recipes.compose("dapo", "high_entropy_tokens")
+    assert_same(derived, recipes.get("high_entropy_tokens"))
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (("clip_cov", "kl_cov"), "kl_cov and clip_cov both override keep"),
+        (("grpo", "luffy", "sent"), "sent and luffy both override policy_loss"),
+        (("dr_grpo", "opo"), "opo and dr_grpo both override targets"),
+        (("dapo", "unlikeliness"), "unlikeliness and dapo both override shape_rewards"),
+        (("dapo", "dr_grpo"), "dr_grpo has the aggregation seq-mean-token-sum-norm, dapo token"),
+        (
+            ("entropic", "skywork_or1"),
+            "skywork_or1 and entropic each have their own controller",
+        ),
+        (("vapo", "steer", "bcpg_nsa"), "bcpg_nsa and vapo both override targets"),
+        (("dapo", "drgrpo"), "expected one of grpo, dapo, .*got 'drgrpo'"),
+    ],
+)
+def test_what_cannot_be_one_is_named(parts, message):
+    with pytest.raises(ValueError, match=f"compose: {message}"):
+        recipes.compose(*parts)
+
+
+def test_an_average_that_is_given_settles_it():
+    """DAPO's clip and filters, Dr. GRPO's constant divisor."""
+    recipe = recipes.compose("dapo", "dr_grpo", aggregation="seq-mean-token-sum-norm")
+    assert recipe.aggregation == "seq-mean-token-sum-norm"
+    assert_same(recipe, recipes.get("dr_grpo", clip_high=0.28), max_length=40)
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(TypeError, match="compose: expected a name or a recipe class, got <"):
+        recipes.compose("dapo", recipes.get("steer"))
+    with pytest.raises(TypeError, match="clip_hihg"):
+        recipes.compose("dapo", "steer", clip_hihg=0.3)
+
+
+@pytest.mark.parametrize("name", [*RECIPES, *PARTS])
+@pytest.mark.parametrize("hook", ["prepare", "token_loss"])
+def test_shared_hooks_start_from_super(name, hook):
+    """One that did not would silently undo the parts below it in a composition."""
+    for recipe in (RECIPES | PARTS)[name].__mro__:
+        if recipe not in (Recipe, object) and hook in vars(recipe):
+            method = inspect.unwrap(vars(recipe)[hook])
+            assert f"super().{hook}(" in inspect.getsource(method), recipe
