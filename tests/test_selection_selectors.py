@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests import draws
 from tests.selection import (
     at_or_above_quantile,
     count_of,
-    draw_batch,
     each_api,
     each_dtype,
     greatest,
@@ -150,11 +150,17 @@ def selections(api: ModuleType, values: Tensor, mask: Tensor, ids: Tensor) -> li
     ]
 
 
-def rounded_values(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Any:
-    """Values with many ties, a mask, ids."""
-    batch = draw_batch(shape, shape, dtype, device)
-    values = torch.where(batch.mask, (batch.entropy * 8).round() / 8, torch.nan)
-    return values, batch.mask, batch.token_ids
+def rounded_values(
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Values with many ties, NaN off the mask; the mask; scattered ids of both signs."""
+    random = draws.generator("rounded", shape)
+    values = torch.randint(-8, 50, shape, generator=random) / 8
+    mask = torch.rand(shape, generator=random) < 0.75
+    count = math.prod(shape)
+    ids = torch.randperm(3 * count, generator=random)[:count].view(shape) - count
+    values = torch.where(mask, values, torch.nan)
+    return values.to(device, dtype), mask.to(device), ids.to(device)
 
 
 @each_api
