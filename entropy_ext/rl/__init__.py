@@ -1,7 +1,21 @@
-"""Primitives of reinforcement learning with verifiable rewards: pure functions on [B, T]."""
+"""Primitives of reinforcement learning with verifiable rewards: pure functions on [B, T].
 
+`advantages`, `losses`, `aggregate`, `rewards`, `controllers` and `diagnostics` hold them by kind;
+the names below are those that every recipe and harness meets.
+"""
+
+from entropy_ext.rl import (
+    advantages,
+    aggregate,
+    controllers,
+    curriculum,
+    diagnostics,
+    losses,
+    rewards,
+    semantic_entropy,
+)
 from entropy_ext.rl.advantages import group_mean, group_zscore
-from entropy_ext.rl.aggregate import Aggregation, aggregate, count
+from entropy_ext.rl.aggregate import Aggregation, count
 from entropy_ext.rl.groups import Groups
 from entropy_ext.rl.losses import TokenLoss, log_ratio, ppo_clip
 from entropy_ext.rl.rewards import soft_overlong
@@ -12,11 +26,18 @@ __all__ = [
     "Groups",
     "Rollout",
     "TokenLoss",
+    "advantages",
     "aggregate",
+    "controllers",
     "count",
+    "curriculum",
+    "diagnostics",
     "group_mean",
     "group_zscore",
     "log_ratio",
+    "losses",
     "ppo_clip",
+    "rewards",
+    "semantic_entropy",
     "soft_overlong",
 ]

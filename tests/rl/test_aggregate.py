@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entropy_ext.rl import Aggregation, aggregate, count
+from entropy_ext.rl.aggregate import Aggregation, aggregate, count
 
 MODES = get_args(Aggregation)
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from entropy_ext.rl import aggregate, ppo_clip
+from entropy_ext.rl import ppo_clip
+from entropy_ext.rl.aggregate import aggregate
 from entropy_ext.rl.controllers import EntropyPI
 from entropy_ext.rl.losses import confidence_pull
 

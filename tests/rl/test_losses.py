@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from entropy_ext.rl import aggregate, ppo_clip
+from entropy_ext.rl import ppo_clip
+from entropy_ext.rl.aggregate import aggregate
 
 
 def _tensors(ratio, advantages, mask):

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from entropy_ext.rl import aggregate, group_mean, group_zscore, ppo_clip
+from entropy_ext.rl import group_mean, group_zscore, ppo_clip
+from entropy_ext.rl.aggregate import aggregate
 from entropy_ext.rl.losses import mixed_policy
 from tests.loss_runs import check_edges, run
 

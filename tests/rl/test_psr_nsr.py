@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from entropy_ext.rl import aggregate, ppo_clip
+from entropy_ext.rl import ppo_clip
 from entropy_ext.rl.advantages import psr_nsr
+from entropy_ext.rl.aggregate import aggregate
 from tests.loss_runs import run
 
 CORRECT = torch.tensor([True, False])
