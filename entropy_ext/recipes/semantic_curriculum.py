@@ -9,7 +9,7 @@ from torch import Tensor
 from entropy_ext.recipes.base import Recipe
 from entropy_ext.recipes.types import PromptStats
 from entropy_ext.rl.checks import check_bound
-from entropy_ext.rl.stages import semantic_stages
+from entropy_ext.rl.curriculum import semantic_stages
 
 __all__ = ["SemanticCurriculum"]
 

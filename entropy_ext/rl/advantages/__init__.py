@@ -3,6 +3,7 @@
 from entropy_ext.rl.advantages.baselines import opo
 from entropy_ext.rl.advantages.entropy_neutral import entropy_neutral
 from entropy_ext.rl.advantages.gae import gae, length_adaptive_decay, terminal_rewards
+from entropy_ext.rl.advantages.gpg import gpg
 from entropy_ext.rl.advantages.group import Singleton, group_mean, group_zscore
 from entropy_ext.rl.advantages.leave_one_out import leave_one_out
 from entropy_ext.rl.advantages.psr_nsr import psr_nsr
@@ -19,6 +20,7 @@ __all__ = [
     "batch_whiten",
     "entropy_neutral",
     "gae",
+    "gpg",
     "group_mean",
     "group_zscore",
     "leave_one_out",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from entropy_ext.rl.stages import semantic_stages
+from entropy_ext.rl.curriculum import semantic_stages
 
 NAN = math.nan
 
