@@ -14,6 +14,7 @@ from entropy_ext.token_selection import (
     top_entropy,
 )
 from entropy_ext.token_stats import TokenStats, token_stats
+from entropy_ext.vocab_parallel import vocab_parallel_token_stats
 
 __all__ = [
     "CovarianceMoments",
@@ -31,4 +32,5 @@ __all__ = [
     "steer_weights",
     "token_stats",
     "top_entropy",
+    "vocab_parallel_token_stats",
 ]

@@ -1,0 +1,112 @@
+"""Token statistics over a vocabulary that is spread over the ranks of a process group."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from entropy_ext import native
+from entropy_ext.inputs import STATS_DTYPE, check_inputs, temperature_tensor
+from entropy_ext.partials import MergedRows, merge_partials, partials
+from entropy_ext.token_stats import TokenStats
+
+__all__ = ["vocab_parallel_token_stats"]
+
+
+def vocab_parallel_token_stats(
+    local_logits: Tensor,
+    tokens: Tensor,
+    *,
+    group: dist.ProcessGroup,
+    vocab_start: int,
+    temperature: float | Tensor = 1.0,
+    mask: Tensor | None = None,
+) -> TokenStats:
+    """token_stats of logits whose columns lie on several ranks; 4 numbers a token are exchanged.
+
+    With Mₛ, Σₛ, Hₛ the largest logit, Σ exp((z − Mₛ)/τ) and the entropy of rank s's columns alone:
+    M = max Mₛ,  Σ = Σₛ Σₛ·exp((Mₛ − M)/τ),  wₛ = Σₛ·exp((Mₛ − M)/τ)/Σ,
+    H = Σₛ wₛ(Hₛ − ln wₛ),  lse = M/τ + ln Σ,  logp = (z[token] − M)/τ − ln Σ.
+
+    They are merged in rank order on every rank, in float64, so that all ranks return the same bits.
+    Gradient flows to each rank's own columns, without communication. The upstream gradients must
+    be the same on every rank, as they are where each computes the same loss.
+
+    Args:
+        local_logits: [..., Vₛ] this rank's columns, in the dtypes of `token_stats`. Vₛ may differ
+            from rank to rank and may be 0. Padding columns are to be −inf, or sliced off as
+            logits[..., :valid], which copies nothing.
+        tokens: [...] int64, ids in the whole vocabulary, the same on every rank.
+        group: the ranks that share the vocabulary.
+        vocab_start: id of this rank's first column.
+        temperature: τ > 0, a number or a [...] tensor, the same on every rank.
+        mask: [...] bool, the same on every rank.
+
+    Returns:
+        TokenStats of [...] tensors, equal on all ranks.
+
+    Raises:
+        TypeError, ValueError: as `token_stats`; on the CPU also for a token that no rank holds.
+    """
+    if vocab_start < 0:
+        raise ValueError(f"vocab_start: expected a column number, got {vocab_start}")
+    tau = temperature_tensor(temperature, local_logits)
+    # The checks look at shapes alone, and a rank may have no columns.
+    columns = local_logits if local_logits.shape[-1] else local_logits.new_empty((*tokens.shape, 1))
+    check_inputs(columns.detach(), tokens, tau, mask)
+    logp, entropy, lse = _VocabParallel.apply(  # type: ignore[no-untyped-call]
+        local_logits, tokens, tau, mask, group, vocab_start
+    )
+    return TokenStats(logp, entropy, lse)
+
+
+class _VocabParallel(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        tokens: Tensor,
+        temperature: Tensor,
+        mask: Tensor | None,
+        group: dist.ProcessGroup,
+        vocab_start: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        local = tokens - vocab_start
+        mine = partials(logits, local, temperature, mask)
+        shards = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(shards, mine, group=group)
+        dtype = STATS_DTYPE[logits.dtype]
+        rows = merge_partials(shards, temperature, mask)
+        _check_held(rows, tokens, mask)
+        entropy, row_max, row_sum = (
+            x.to(dtype) for x in (rows.entropy, rows.row_max, rows.row_sum)
+        )
+        ctx.save_for_backward(logits, local, temperature, mask, entropy, row_max, row_sum)
+        return rows.logp.to(dtype), entropy, rows.lse.to(dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        logits, *saved = ctx.saved_tensors
+        if logits.shape[-1] == 0:
+            return (torch.empty_like(logits), *(None for _ in range(5)))
+        # The kernel takes the whole row's maximum, sum and entropy, and of the columns only its
+        # own; a token that is not among them has no entry here.
+        return (native.token_stats_backward(logits, *saved, *grads), *(None for _ in range(5)))
+
+
+def _check_held(rows: MergedRows, tokens: Tensor, mask: Tensor | None) -> None:
+    """On the CPU, raise for an unmasked token that no rank holds; on CUDA its logp is NaN."""
+    if tokens.device.type != "cpu":
+        return
+    lost = rows.token_logit.isnan() & ~rows.row_sum.isnan()
+    if mask is not None:
+        lost &= mask
+    if lost.any():
+        row = int(lost.flatten().to(torch.uint8).argmax())
+        position = [int(i) for i in torch.unravel_index(torch.tensor(row), tokens.shape)]
+        token = int(tokens.flatten()[row])
+        raise ValueError(f"tokens{position}: expected a column that some rank holds, got {token}")

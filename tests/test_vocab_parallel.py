@@ -1,0 +1,178 @@
+"""A vocabulary in shards against the same vocabulary in one piece."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from entropy_ext import token_stats, vocab_parallel_token_stats
+from entropy_ext.partials import merge_partials, partials
+from tests import draws
+from tests.truth import assert_within_rule, baseline_run, stats_dtype, true_run
+
+ROWS, V = 6, 997
+WORLDS = (2, 3, 4)
+
+
+def merged(
+    logits: Tensor, tokens: Tensor, cuts: list[int], tau: Tensor, mask: Tensor | None = None
+) -> Any:
+    """Rows from the shards between the cuts, without processes."""
+    bounds = [0, *sorted(cuts), logits.shape[-1]]
+    shards = [
+        partials(logits[..., a:b], tokens - a, tau, mask) for a, b in itertools.pairwise(bounds)
+    ]
+    return merge_partials(shards, tau, mask)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    cuts=st.lists(st.integers(0, V), max_size=4),
+    kind=st.sampled_from(["uniform", "peaked", "one_hot", "masked", "shifted"]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_any_split_gives_the_whole(cuts: list[int], kind: str, seed: int) -> None:
+    """Catches a merge that depends on where the cuts are: empty shards, shards of −inf, offsets."""
+    logits = draws.draw_logits(kind, ROWS, V, torch.float64)
+    tokens = torch.randint(V, (ROWS,), generator=torch.Generator().manual_seed(seed))
+    tau = torch.tensor(0.7, dtype=torch.float64)
+    rows = merged(logits, tokens, cuts, tau)
+    whole = token_stats(logits, tokens, temperature=tau)
+    for ours, truth in zip(rows[:3], whole[:3], strict=True):
+        torch.testing.assert_close(ours, truth, rtol=1e-13, atol=1e-13, equal_nan=True)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("cuts", [[], [1], [400], [400, 401], [0, 0, 997]])
+def test_nan_anywhere_is_nan(bad: float, cuts: list[int]) -> None:
+    """Catches a shard of NaN alone that is taken for one of −inf alone."""
+    logits = torch.zeros(2, V)
+    logits[0, 400] = bad
+    rows = merged(logits, torch.tensor([3, 3]), cuts, torch.tensor(1.0))
+    assert all(x[0].isnan() for x in rows[:3])
+    assert not any(x[1].isnan() for x in rows[:3])
+
+
+def test_rows_of_minus_infinity_and_masked_rows() -> None:
+    """Catches −inf − −inf taken for 0, and masked rows that are read."""
+    logits = torch.zeros(3, V)
+    logits[0] = -torch.inf
+    logits[1] = torch.nan
+    logits[2, :500] = -torch.inf
+    mask = torch.tensor([True, False, True])
+    rows = merged(logits, torch.tensor([0, -7, 3]), [250, 500], torch.tensor(1.0), mask)
+    assert all(x[0].isnan() for x in rows[:3])
+    assert all(x[1] == 0 for x in rows[:3])
+    assert rows.logp[2] == -torch.inf
+    torch.testing.assert_close(rows.entropy[2], torch.tensor(497.0, dtype=torch.float64).log())
+
+
+def worker(rank: int, init: str, results: str) -> None:
+    """One rank: what it has as one of two, three and four, saved for the parent to compare."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=init, rank=rank, world_size=max(WORLDS))
+    saved = {}
+    for world in WORLDS:
+        group = dist.new_group(list(range(world)))
+        if rank < world:
+            saved[world] = [one_case(rank, group, *case) for case in cases(world)]
+    with pytest.raises(ValueError, match="tokens") as error:
+        vocab_parallel_token_stats(
+            torch.zeros(2, 3), torch.tensor([1, 12]), group=dist.group.WORLD, vocab_start=3 * rank
+        )
+    torch.save((saved, str(error.value)), f"{results}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def one_case(
+    rank: int, group: dist.ProcessGroup, dtype: torch.dtype, cuts: list[int]
+) -> tuple[list[Tensor], Tensor | None]:
+    """Statistics and gradient of this rank's columns."""
+    logits, tokens, tau, mask, grads = problem(dtype)
+    bounds = [0, *cuts, V]
+    local = logits[..., bounds[rank] : bounds[rank + 1]].clone().requires_grad_()
+    options = {"temperature": tau, "mask": mask, "group": group, "vocab_start": bounds[rank]}
+    stats = vocab_parallel_token_stats(local, tokens, **options)
+    torch.autograd.backward(tuple(stats[:3]), grads)
+    return [x.detach() for x in stats[:3]], local.grad
+
+
+def cases(world: int) -> list[tuple[torch.dtype, list[int]]]:
+    """Dtypes and cuts: even, uneven, and with an empty shard."""
+    even = [V * r // world for r in range(1, world)]
+    uneven = [17 * r for r in range(1, world)]
+    empty = [0, *even[1:]]
+    return [(torch.float32, even), (torch.bfloat16, uneven), (torch.float64, empty)]
+
+
+def problem(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
+    """Logits, tokens, temperature, mask and upstream gradients; every rank makes the same."""
+    logits = draws.draw_logits("peaked", ROWS, V, dtype)
+    logits[1, 100:300] = -torch.inf
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    generator = torch.Generator().manual_seed(3)
+    tokens = torch.randint(V, (ROWS,), generator=generator)
+    tau = 0.5 + torch.rand(ROWS, generator=generator, dtype=wide)
+    mask = torch.tensor([True, True, False, True, True, True])
+    grads = tuple(torch.randn(ROWS, generator=generator, dtype=wide) for _ in range(3))
+    return logits, tokens, tau, mask, grads
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """What each of four processes saved."""
+    path = tmp_path_factory.mktemp("ranks")
+    mp.spawn(worker, (f"file://{path}/init", str(path)), nprocs=max(WORLDS))
+    return [torch.load(path / f"{rank}.pt") for rank in range(max(WORLDS))]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_processes_agree_with_one(world: int, saved: list[Any]) -> None:
+    """Catches ranks that return different bits, columns off by one, a gradient of one shard."""
+    for case, (dtype, _) in enumerate(cases(world)):
+        logits, tokens, tau, mask, grads = problem(dtype)
+        per_rank = [results[world][case] for results, _ in saved[:world]]
+        for stats, _ in per_rank[1:]:
+            for ours, first in zip(stats, per_rank[0][0], strict=True):
+                assert torch.equal(ours, first)
+        gradient = torch.cat([grad for _, grad in per_rank], -1)
+        assert gradient[~mask].eq(0).all()
+        rows = (logits[mask], tokens[mask], tau[mask], [tuple(g[mask] for g in grads)])
+        truth, baseline = true_run(*rows), baseline_run(*rows)
+        compute = stats_dtype(dtype)
+        for name, ours in zip(("logp", "entropy", "lse"), per_rank[0][0], strict=True):
+            expected, usual = truth.values[name], baseline.values[name]
+            assert_within_rule(name, ours[mask], expected, usual, compute=compute)
+        assert_within_rule(
+            "gradient",
+            gradient[mask],
+            truth.gradients[0],
+            baseline.gradients[0],
+            compute=compute,
+            stored=dtype,
+        )
+
+
+def test_a_token_that_no_rank_holds_is_named(saved: list[Any]) -> None:
+    """Catches a log-probability made up for it, and an error on some ranks while others wait."""
+    for _, message in saved:
+        assert message == "tokens[1]: expected a column that some rank holds, got 12"
+
+
+def test_wrong_arguments_are_named() -> None:
+    """Catches an error from inside a collective, where the other ranks would hang."""
+    with pytest.raises(ValueError, match=re.escape("vocab_start: expected a column number")):
+        vocab_parallel_token_stats(
+            torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), group=None, vocab_start=-1
+        )
+    with pytest.raises(TypeError, match=re.escape("tokens: expected int64")):
+        vocab_parallel_token_stats(torch.zeros(2, 3), torch.zeros(2), group=None, vocab_start=0)
