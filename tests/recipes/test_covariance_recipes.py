@@ -8,7 +8,7 @@ import torch
 from entropy_ext import TokenStats, recipes
 from entropy_ext.recipes import Targets
 from entropy_ext.rl.losses import ppo_clip
-from tests.recipe_runs import make_logits, make_rollout, prepare
+from tests.recipe_runs import loss, make_logits, make_rollout, prepare
 
 F64 = torch.float64
 
@@ -137,3 +137,18 @@ def test_the_draw_is_the_seed_s():
 def test_groups_without_a_signal_are_dropped(name):
     rollout = make_rollout(prompt=torch.tensor([0, 0, 1, 1, 2, 3]))
     assert recipes.get(name).keep(rollout).tolist() == [True, True, True, True, False, False]
+
+
+@pytest.mark.parametrize("name", ["clip_cov", "kl_cov"])
+def test_neutral_values_leave_policy_gradient_over_tokens(name):
+    """No candidate, or no weight on the penalty, and no bound in reach: −A·ρ, averaged."""
+    neutral = {"clip_cov": {"bounds": (1e9, 1e10), "clip_high": 1e9}, "kl_cov": {"cov_coef": 0.0}}
+    logits, rollout = make_logits(), make_rollout()
+    recipe = recipes.get(name, **neutral[name])
+    parent = recipes.get("grpo", aggregation="token-mean", clip_low=1.0, clip_high=1e9)
+    ours, theirs = (loss(r, logits, prepare(r, logits, rollout)) for r in (recipe, parent))
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-12)
+    logp = logits.log_softmax(-1).gather(-1, rollout.tokens[..., None]).squeeze(-1)
+    advantages = parent.targets(rollout).advantages
+    plain = -(advantages * (logp - rollout.old_logp).exp())[rollout.mask].mean()
+    assert ours.item() == pytest.approx(plain.item(), abs=1e-12)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from entropy_ext import recipes
-from tests.recipe_runs import make_rollout
+from tests.recipe_runs import loss, make_logits, make_rollout, prepare
 
 MEASURED = [0.15, 0.15, 0.25, 0.20, 0.10, 0.10]
 
@@ -57,8 +57,6 @@ def test_the_signal_can_be_the_true_entropy():
 
 def test_the_bonus_enters_the_loss():
     """With all rewards equal the loss is −α times the mean entropy."""
-    from tests.recipe_runs import loss, make_logits, prepare
-
     recipe, logits = recipes.get("skywork_or1", delta=0.01, target=9.0, maximum=1.0), make_logits()
     rollout = make_rollout(rewards=torch.ones(6, dtype=torch.float64))
     first, second = (loss(recipe, logits, prepare(recipe, logits, rollout)) for _ in range(2))
@@ -84,3 +82,11 @@ def test_groups_of_equal_rewards_are_rejected():
     )
     kept = recipes.get("skywork_or1").keep(rollout)
     assert kept.tolist() == [False, False, True, True, False, False]
+
+
+def test_without_steps_of_the_weight_it_is_grpo_over_tokens():
+    recipe, logits, rollout = recipes.get("skywork_or1", delta=0.0), make_logits(), make_rollout()
+    parent = recipes.get("grpo", aggregation="token-mean")
+    for _ in range(3):
+        ours, theirs = (loss(r, logits, prepare(r, logits, rollout)) for r in (recipe, parent))
+        assert ours.item() == theirs.item()

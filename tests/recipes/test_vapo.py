@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from entropy_ext import TokenStats, recipes
-from tests.recipe_runs import make_logits, make_rollout, prepare
+from entropy_ext.rl.advantages import group_mean
+from tests.recipe_runs import loss, make_logits, make_rollout, prepare
 
 
 def _stats(logp):
@@ -105,3 +106,19 @@ def test_pre_training_can_be_set():
     assert recipes.get("vapo", value_pretraining=3).value_pretraining == 3
     with pytest.raises(ValueError, match="value_pretraining"):
         recipes.get("vapo", value_pretraining=-1)
+
+
+def test_with_the_group_mean_for_values_it_is_a_clipped_group_baseline():
+    """λ = 1 and a value of the group's mean reward at every token: A = r − mean_g r."""
+    rollout, logits = make_rollout(), make_logits()
+    baseline = rollout.rewards - group_mean(
+        rollout.rewards, rollout.prompt, torch.ones(6, 1, dtype=torch.bool), singleton="zero"
+    ).squeeze(-1)
+    rollout = rollout.replace(values=baseline[:, None].expand(6, 4))
+    recipe = recipes.get("vapo", decay=1.0, nll_coef=0, whiten=False)
+    expected = group_mean(rollout.rewards, rollout.prompt, rollout.mask)
+    prepared = prepare(recipe, logits, rollout)
+    torch.testing.assert_close(prepared.targets.advantages, expected, rtol=0, atol=1e-12)
+    dapo = recipes.get("dapo", overlong_factor=0)
+    theirs = prepare(dapo, logits, rollout)._replace(targets=prepared.targets)
+    torch.testing.assert_close(loss(recipe, logits, prepared), loss(dapo, logits, theirs))

@@ -1,45 +1,16 @@
-"""OPO and SEED-GRPO: recipes that change the advantage and nothing else of the loss."""
-
 from __future__ import annotations
 
 import math
 
-import pytest
 import torch
 
 from entropy_ext import recipes
 from entropy_ext.recipes import Sampling
-from entropy_ext.rl.advantages import group_mean, opo
+from entropy_ext.rl.advantages import group_mean
 from tests.recipe_runs import loss, make_logits, make_rollout, prepare
 
 
-def test_opo_is_exactly_on_policy():
-    recipe = recipes.get("opo")
-    assert (recipe.minibatches, recipe.epochs, recipe.entropy_coef) == (1, 1, 0)
-    assert recipe.aggregation == "token-mean"
-    assert recipe.singleton == "zero"
-
-
-@pytest.mark.parametrize("scope", ["group", "batch"])
-def test_opo_baseline_s_scope(scope):
-    rollout = make_rollout()
-    prompt = rollout.prompt if scope == "group" else torch.zeros_like(rollout.prompt)
-    expected = opo(rollout.rewards, prompt, rollout.mask)
-    got = recipes.get("opo", scope=scope).targets(rollout).advantages
-    assert torch.equal(got, expected)
-    with pytest.raises(ValueError, match="scope: expected one of group, batch, got 'all'"):
-        recipes.get("opo", scope="all")
-
-
-def test_opo_of_equal_lengths_is_grpo_without_the_spread():
-    """One token mean over whole groups: the gradient of Dr. GRPO's advantage."""
-    rollout = make_rollout(mask=torch.ones(6, 4, dtype=torch.bool))
-    advantages = recipes.get("opo").targets(rollout).advantages
-    expected = group_mean(rollout.rewards, rollout.prompt, rollout.mask)
-    torch.testing.assert_close(advantages, expected, rtol=0, atol=1e-12)
-
-
-def test_seed_weighs_whole_groups():
+def test_weighs_whole_groups():
     """Answers 4, –, 4 to prompt 0, 7 and 4 to prompt 1, one alone: three entropies, G = 8."""
     sampling = Sampling(group_size=8)
     rollout = make_rollout(old_logp=torch.full((6, 4), -1.0, dtype=torch.float64))
@@ -52,20 +23,18 @@ def test_seed_weighs_whole_groups():
     torch.testing.assert_close(recipe.targets(rollout).advantages, expected)
 
 
-def test_seed_without_sensitivity_is_dr_grpo():
+def test_without_sensitivity_is_dr_grpo():
     rollout = make_rollout()
     recipe = recipes.get("seed_grpo", alpha=0.0)
     plain = group_mean(rollout.rewards, rollout.prompt, rollout.mask)
     assert torch.equal(recipe.targets(rollout).advantages, plain)
     assert recipe.aggregation == "seq-mean-token-sum-norm"
-    grpo = recipes.get("dr_grpo") if "dr_grpo" in recipes.RECIPES else None
-    if grpo is not None:
-        logits = make_logits()
-        ours, theirs = (loss(r, logits, prepare(r, logits, rollout)) for r in (recipe, grpo))
-        torch.testing.assert_close(ours, theirs)
+    logits, parent = make_logits(), recipes.get("dr_grpo")
+    ours, theirs = (loss(r, logits, prepare(r, logits, rollout)) for r in (recipe, parent))
+    assert ours.item() == theirs.item()
 
 
-def test_seed_takes_any_clustering():
+def test_takes_any_clustering():
     """By the parity of the first token; answers are then not needed."""
     rollout = make_rollout(answers=None)
     recipe = recipes.get("seed_grpo", cluster=lambda r: r.tokens[:, 0] % 2, alpha=1.0)
@@ -83,7 +52,7 @@ def test_seed_takes_any_clustering():
         assert shrunk == differs
 
 
-def test_seed_estimators_differ():
+def test_estimators_differ():
     rollout = make_rollout()
     shannon, mean = (
         recipes.get("seed_grpo", alpha=1.0, estimator=form).targets(rollout).advantages
@@ -93,7 +62,7 @@ def test_seed_estimators_differ():
     assert (shannon.abs() > mean.abs()).any()
 
 
-def test_seed_in_a_group_of_one_is_not_divided_by_zero():
+def test_in_a_group_of_one_is_not_divided_by_zero():
     rollout = make_rollout(prompt=torch.arange(6))
     recipe = recipes.get("seed_grpo", sampling=Sampling(group_size=1), singleton="reward")
     expected = torch.where(rollout.mask, rollout.rewards[:, None], 0.0)
