@@ -155,6 +155,61 @@ __global__ void block_race(float* out) {
   if (threadIdx.x == 0) out[0] = 1.0f;
 }
 
+// In shared memory, then in global memory, where a sum and a maximum follow the blocks' own counts.
+template <bool kAtomicShared, bool kAtomicGlobal>
+__global__ void counts(float* out) {
+  SHARED_ARRAY(uint32_t, count, 1);
+  if (threadIdx.x == 0) *count = 0;
+  __syncthreads();
+  if (kAtomicShared) {
+    atomic_add(count, uint32_t{threadIdx.x % 2 + 1});
+  } else {
+    *count += threadIdx.x % 2 + 1;
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) out[blockIdx.x] = static_cast<float>(*count);
+  int64_t* const totals = reinterpret_cast<int64_t*>(out + kThreads);
+  if (kAtomicGlobal) {
+    atomic_add(&totals[0], int64_t{1} << 40);
+    atomic_max(&totals[1], int64_t{blockIdx.x * kThreads + threadIdx.x});
+  } else if (threadIdx.x == 0) {
+    totals[0] += 1;
+  }
+}
+
+// The word that others count in is read with nothing to wait for them.
+__global__ void reads_while_others_count(float* out) {
+  SHARED_ARRAY(uint32_t, count, 1);
+  if (threadIdx.x == 0) *count = 0;
+  __syncthreads();
+  if (threadIdx.x != 0) atomic_add(count, uint32_t{1});
+  if (threadIdx.x == 0) out[0] = static_cast<float>(*count);
+}
+
+__global__ void misaligned_atomic(float* out) {
+  atomic_add(reinterpret_cast<int64_t*>(out + 1), int64_t{1});
+}
+
+__global__ void ballots(float* out) {
+  const unsigned lane = threadIdx.x % kWarpSize;
+  const unsigned odd = __ballot_sync(kAllLanes, lane % 2);
+  const unsigned mask = lane < 16 ? 0x0000ffffu : 0xffff0000u;
+  const unsigned few = __ballot_sync(mask, lane == 3 || lane == 20 || lane == 21);
+  if (threadIdx.x >= kWarpSize) return;
+  out[lane] = static_cast<float>(odd >> 16);
+  out[kWarpSize + lane] = static_cast<float>(few);
+  out[2 * kWarpSize + lane] = static_cast<float>(__popc(few));
+  out[3 * kWarpSize + lane] = static_cast<float>(__ffs(static_cast<int>(few)));
+}
+
+__global__ void ballot_and_shuffle(float* out) {
+  if (threadIdx.x % kWarpSize < 16) {
+    out[0] = static_cast<float>(__ballot_sync(kAllLanes, 1));
+  } else {
+    out[0] = __shfl_xor_sync(kAllLanes, 1.0f, 1);
+  }
+}
+
 struct Case {
   const char* name;
   void (*kernel)(float*);
@@ -186,6 +241,13 @@ constexpr Case kCases[] = {
     {"writes_past_end", writes_past_end},
     {"write_race", write_race, 1},
     {"block_race", block_race},
+    {"counts", counts<true, true>},
+    {"counts_plainly_in_shared_memory", counts<false, true>},
+    {"counts_plainly_in_global_memory", counts<true, false>},
+    {"reads_while_others_count", reads_while_others_count, 1},
+    {"misaligned_atomic", misaligned_atomic},
+    {"ballots", ballots, 1},
+    {"ballot_and_shuffle", ballot_and_shuffle},
     {"no_block", block_sum<true>, 0},
     {"part_of_a_warp", block_sum<true>, 1, 48},
     {"too_many_threads", block_sum<true>, 1, 1056},

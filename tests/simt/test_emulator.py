@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import subprocess
 
+import numpy as np
 import pytest
 
 from tests.simt import toolchain
@@ -102,6 +103,8 @@ def test_a_missing_barrier_gives_wrong_answers(case: str, right: list[float]) ->
         ("reads_foreign_lane", "which is not in mask 0000ffff"),
         ("not_in_mask", "is not in its own mask fffffffe"),
         ("misaligned", "is not a multiple of 16"),
+        ("misaligned_atomic", "is not a multiple of 8"),
+        ("ballot_and_shuffle", "which waits at emulator_cases.cu"),
         ("beside_shared", "wrote beside shared array values"),
         ("too_much_shared", "49160 bytes in all"),
         ("no_block", "grid size"),
@@ -137,3 +140,35 @@ def test_the_address_sanitizer_sees_fibers(case: str, report: str) -> None:
 def test_the_thread_sanitizer_sees_two_writes_of_the_same_value(case: str) -> None:
     """The one race whose answer is always right, within a block and between two."""
     assert "data race" in run(THREAD, case).stderr
+
+
+@pytest.mark.parametrize("variant", [PLAIN, THREAD], ids=["plain", "thread"])
+def test_atomic_sums_and_maxima(variant: Variant) -> None:
+    """Fails if an update is lost, in shared or global memory, or passes for a race."""
+    for seed in SEEDS:
+        got = floats(variant, "counts", seed)
+        assert got[:4] == [96] * 4
+        assert np.array(got[64:68], np.float32).view(np.int64).tolist() == [256 << 40, 255]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "counts_plainly_in_shared_memory",
+        "counts_plainly_in_global_memory",
+        "reads_while_others_count",
+    ],
+)
+def test_the_thread_sanitizer_sees_a_plain_access_beside_atomic_ones(case: str) -> None:
+    """No answer shows these here, where a fiber is not interrupted; the second is of two blocks."""
+    for seed in SEEDS:
+        assert "data race" in run(THREAD, case, seed).stderr
+
+
+def test_ballots() -> None:
+    """Fails if a lane outside of the mask votes, or a lane is told less than all."""
+    got = floats(PLAIN, "ballots")
+    assert got[:32] == [0xAAAA] * 32
+    assert got[32:64] == [1 << 3] * 16 + [0b11 << 20] * 16
+    assert got[64:96] == [1] * 16 + [2] * 16
+    assert got[96:128] == [4] * 16 + [21] * 16
