@@ -28,7 +28,7 @@ class BcpgNsa(Recipe):
 
     "Unearthing Gems from Stones: Policy Optimization with Negative Sample Augmentation for LLM
     Reasoning" (arXiv 2505.14403). Figures there: 8 passes over 2069 questions × 32 responses at
-    temperature 0.7, mini-batches of 512; beta from 1 down to −0.5 was better than none. A step
+    temperature 0.7, mini-batches of 512; a beta below 1, even −0.5, did better than 1. A step
     counts as correct (Rollout.step_correct) where a judge model and a process reward model both
     say so. No code was released. A training step here is one stored mini-batch.
 
