@@ -18,7 +18,11 @@ from entropy_ext import backend_info
 from tests.conftest import DEVICES_VARIABLE
 
 ROOT = Path(__file__).parents[1]
-CORE = sorted(path.name for path in Path(__file__).parent.glob("test_token_stats_*.py"))
+CORE = sorted(
+    path.name
+    for kind in ("token_stats", "selection")
+    for path in Path(__file__).parent.glob(f"test_{kind}_*.py")
+)
 # What each level adds, as Linux names it (x86-64 psABI; abm is LZCNT).
 LEVELS = {
     "v2": {"cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3"},

@@ -17,6 +17,7 @@ from entropy_ext import CovarianceMoments, covariance
 from tests.selection import draw_batch, each_api, each_dtype, exact_moments, tensor
 from tests.truth import same_bits, ulp
 
+pytestmark = pytest.mark.isa
 PROPERTIES = ("mean_logp", "mean_advantages", "var_logp", "var_advantages", "covariance")
 
 

@@ -11,6 +11,7 @@ import torch
 from entropy_ext import reference
 from tests.selection import each_api, each_dtype, tensor
 
+pytestmark = pytest.mark.isa
 LOGP = [-0.05, -4.0, -0.1, -6.0, -0.2]
 ADVANTAGES = [2.0, -0.5, -0.5, -0.5, -0.5]
 COV = [4.04, 0.965, -0.985, 1.965, -0.935]

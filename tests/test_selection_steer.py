@@ -19,6 +19,7 @@ from tests import draws
 from tests.selection import Batch, draw_batch, each_api, each_dtype, tensor
 from tests.truth import same_bits
 
+pytestmark = pytest.mark.isa
 FORMS = ("code", "own_logit", "exact")
 each_form = pytest.mark.parametrize("form", FORMS)
 LINE: dict[str, Any] = {"weight_map": "linear", "lambda_max": 1.2}
