@@ -1,0 +1,308 @@
+"""Bad arguments of the token functions: an error that names the argument, and what came."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import entropy_ext
+from entropy_ext import CovarianceMoments, TokenStats
+
+SHAPE = (2, 3)
+
+
+def real(device: torch.device) -> Tensor:
+    return torch.full(SHAPE, 0.5, device=device)
+
+
+def flags(device: torch.device) -> Tensor:
+    return torch.ones(SHAPE, dtype=torch.bool, device=device)
+
+
+def ids(device: torch.device) -> Tensor:
+    return torch.arange(6, device=device).view(SHAPE)
+
+
+def arguments_of(function: str, device: torch.device) -> dict[str, Any]:
+    """Good arguments of each function, by name."""
+    x = real(device)
+    per_function: dict[str, dict[str, Any]] = {
+        "covariance": {"logp": -x, "advantages": x, "mask": flags(device)},
+        "update": {"logp": -x, "advantages": x, "mask": flags(device)},
+        "clip_cov": {
+            "cov": x,
+            "mask": flags(device),
+            "clipped": flags(device),
+            "token_ids": ids(device),
+            "seed": 0,
+        },
+        "kl_cov": {"cov": x, "mask": flags(device), "token_ids": ids(device)},
+        "top_entropy": {"entropy": x, "mask": flags(device), "token_ids": ids(device)},
+        "entropy_change": {
+            "stats": TokenStats(-x, x, x, collision=x, collision_logp=-x),
+            "advantages": x,
+            "ratio": x,
+        },
+        "steer_weights": {
+            "logp": -x,
+            "old_logp": -x,
+            "entropy": x,
+            "advantages": x,
+            "mask": flags(device),
+            "collision": x,
+            "collision_logp": -x,
+            "form": "exact",
+        },
+        "policy_stats": {
+            "logits": torch.zeros(*SHAPE, 5, device=device),
+            "tokens": torch.zeros(SHAPE, dtype=torch.int64, device=device),
+            "advantages": x,
+            "mask": flags(device),
+            "old_logp": -x,
+            "token_ids": ids(device),
+        },
+    }
+    return per_function[function]
+
+
+def call(function: str, device: torch.device, **changed: Any) -> Any:
+    arguments = arguments_of(function, device) | changed
+    if function == "update":
+        return CovarianceMoments().update(**arguments)
+    return getattr(entropy_ext, function)(**arguments)
+
+
+FUNCTIONS = (
+    "covariance",
+    "update",
+    "clip_cov",
+    "kl_cov",
+    "top_entropy",
+    "entropy_change",
+    "steer_weights",
+    "policy_stats",
+)
+TENSORS = {
+    function: [
+        name
+        for name, value in arguments_of(function, torch.device("cpu")).items()
+        if isinstance(value, Tensor)
+    ]
+    for function in FUNCTIONS
+}
+EVERY = [(function, name) for function in FUNCTIONS for name in TENSORS[function]]
+each_tensor = pytest.mark.parametrize(("function", "name"), EVERY)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_good_arguments_are_good(function: str, device: torch.device) -> None:
+    """Without this every error below could come from something else."""
+    call(function, device)
+
+
+@each_tensor
+def test_wrong_dtype(function: str, name: str, device: torch.device) -> None:
+    """Catches bytes read under another type, and a mask of floats that is multiplied with."""
+    value = arguments_of(function, device)[name]
+    wrong = {torch.bool: torch.uint8, torch.int64: torch.int32}.get(value.dtype, torch.float16)
+    if (function, name) == ("policy_stats", "logits"):
+        wrong = torch.int64
+    with pytest.raises(TypeError, match=rf"^{name}: expected ") as raised:
+        call(function, device, **{name: value.to(wrong)})
+    assert f"got {str(wrong).removeprefix('torch.')}" in str(raised.value)
+
+
+@each_tensor
+def test_wrong_shape(function: str, name: str, device: torch.device) -> None:
+    """Catches silent broadcasting: of a [B] advantage over [B, T], above all."""
+    first = TENSORS[function][0]
+    if name == first:
+        return  # the shape of the others is measured by this one
+    value = arguments_of(function, device)[name]
+    for wrong in (value[:1], value.t(), value[..., None]):
+        with pytest.raises(ValueError, match=rf"^{name}: expected .*\[2, 3\]") as raised:
+            call(function, device, **{name: wrong})
+        assert str(list(wrong.shape)) in str(raised.value)
+
+
+@each_tensor
+def test_wrong_device(function: str, name: str, device: torch.device) -> None:
+    """Catches an address of one device read on the other."""
+    if name == TENSORS[function][0]:
+        return  # the device of the others is measured by this one
+    value = arguments_of(function, device)[name]
+    with pytest.raises((ValueError, RuntimeError)) as raised:
+        call(function, device, **{name: value.to("meta")})
+    assert all(word in str(raised.value) for word in (name, device.type, "meta")), raised.value
+
+
+@each_tensor
+def test_not_a_tensor(function: str, name: str, device: torch.device) -> None:
+    with pytest.raises(TypeError, match=rf"^{name}: expected a tensor, got list$"):
+        call(function, device, **{name: [[0.0] * 3] * 2})
+
+
+def test_mixed_precision(device: torch.device) -> None:
+    """float32 beside float64 is refused rather than converted, whichever comes first."""
+    for function, name in EVERY:
+        value = arguments_of(function, device)[name]
+        if value.is_floating_point() and name != TENSORS[function][0]:
+            with pytest.raises(TypeError, match=rf"^{name}: expected .*float32"):
+                call(function, device, **{name: value.double()})
+
+
+@pytest.mark.parametrize("function", ["clip_cov", "kl_cov", "top_entropy", "policy_stats"])
+@pytest.mark.parametrize("fraction", [-1e-9, 1.0000001, 20.0, math.nan])
+def test_fraction_out_of_range(function: str, fraction: float, device: torch.device) -> None:
+    """Catches percents taken for fractions: the authors' k_percent is one."""
+    message = rf"^fraction: expected a number in \[0, 1\], got {re.escape(str(fraction))}$"
+    with pytest.raises(ValueError, match=message):
+        call(function, device, fraction=fraction)
+
+
+@pytest.mark.parametrize("function", ["clip_cov", "policy_stats"])
+@pytest.mark.parametrize("bounds", [(5.0, 1.0), (1.0, 1.0), (math.nan, 5.0), (1.0, math.nan)])
+def test_bounds_that_hold_nothing(
+    function: str, bounds: tuple[float, float], device: torch.device
+) -> None:
+    with pytest.raises(ValueError, match=r"^bounds: expected low < high, got "):
+        call(function, device, bounds=bounds)
+
+
+@pytest.mark.parametrize("function", ["clip_cov", "policy_stats"])
+def test_bad_seeds(function: str, device: torch.device) -> None:
+    """Catches a float seed that is cut off, and a tensor of seeds."""
+    for seed, error, said in (
+        (0.5, TypeError, "float"),
+        (torch.tensor(1.0), TypeError, "float32"),
+        (torch.tensor(1, dtype=torch.int32), TypeError, "int32"),
+        (torch.tensor([1]), ValueError, r"\[1\]"),
+        (torch.tensor(1, device="meta"), ValueError, "meta"),
+        (2**63, ValueError, "9223372036854775808"),
+        (-(2**63) - 1, ValueError, "-9223372036854775809"),
+    ):
+        if isinstance(seed, Tensor) and seed.device.type == "cpu":
+            seed = seed.to(device)
+        with pytest.raises(error, match=rf"^seed: expected .*{said}"):
+            call(function, device, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"rule": "median"}, r"^rule: expected .*exact.*quantile.*, got 'median'$"),
+    ],
+)
+def test_top_entropy_options(changed: dict[str, Any], message: str, device: torch.device) -> None:
+    with pytest.raises(ValueError, match=message):
+        call("top_entropy", device, **changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"form": "paper"}, r"^form: expected .*code.*own_logit.*exact.*, got 'paper'$"),
+        ({"weight_map": "log"}, r"^weight_map: expected .*exp.*linear.*, got 'log'$"),
+        ({"collision": None}, r"^collision: expected "),
+        ({"collision_logp": None}, r"^collision_logp: expected "),
+        ({"lambda_min": 0.0}, r"^lambda_min: expected .*, got 0\.0$"),
+        ({"lambda_min": -0.5}, r"^lambda_min: expected .*, got -0\.5$"),
+        ({"lambda_min": 1.5}, r"^lambda_min: expected .*, got 1\.5$"),
+        ({"lambda_min": math.nan}, r"^lambda_min: expected .*, got nan$"),
+        ({"floor": -1.0}, r"^floor: expected .*, got -1\.0$"),
+        ({"floor": math.inf}, r"^floor: expected .*, got inf$"),
+        ({"weight_map": "linear", "lambda_max": 0.5}, r"^lambda_m.*: expected .*, got 0\.\d$"),
+        ({"weight_scale": torch.ones(3)}, r"^weight_scale: expected .*, got .*\[3\]$"),
+        ({"weight_scale": -1.0}, r"^weight_scale: expected .*, got -1\.0$"),
+        ({"weight_scale": math.nan}, r"^weight_scale: expected .*, got nan$"),
+    ],
+)
+def test_steer_options(changed: dict[str, Any], message: str, device: torch.device) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        call("steer_weights", device, **changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"steer_form": "paper"}, r"^steer_form: expected .*, got 'paper'$"),
+        ({"lambda_min": 0.0}, r"^lambda_min: expected .*, got 0\.0$"),
+        ({"lambda_min": 1.5}, r"^lambda_min: expected .*, got 1\.5$"),
+        ({"floor": -1.0}, r"^floor: expected .*, got -1\.0$"),
+        ({"clip_low": -0.1}, r"^clip_low: expected .*, got -0\.1$"),
+        ({"clip_high": math.nan}, r"^clip_high: expected .*, got nan$"),
+    ],
+)
+def test_policy_stats_options(changed: dict[str, Any], message: str, device: torch.device) -> None:
+    with pytest.raises(ValueError, match=message):
+        call("policy_stats", device, **changed)
+
+
+def test_stats_without_extras(device: torch.device) -> None:
+    x = real(device)
+    with pytest.raises(ValueError, match=r"^stats: expected .*extras=True"):
+        entropy_ext.entropy_change(TokenStats(-x, x, x), x)
+
+
+@pytest.mark.parametrize("function", ["clip_cov", "kl_cov", "top_entropy"])
+def test_nan_in_a_valid_token(function: str, device: torch.device) -> None:
+    """On the CPU an error with the first such position, on CUDA such a token is not selected."""
+    name = TENSORS[function][0]
+    values = torch.arange(6.0, device=device).view(SHAPE)
+    values[0, 1] = values[1, 0] = values[1, 2] = math.nan
+    mask = flags(device)
+    mask[0, 1] = False
+    none = torch.zeros_like(mask)
+    changed: dict[str, Any] = {name: values, "mask": mask, "fraction": 1.0}
+    if function == "clip_cov":
+        changed |= {"clipped": none, "bounds": (-math.inf, math.inf)}
+    if device.type == "cpu":
+        with pytest.raises(ValueError, match=rf"^{name}\[1, 0\]: expected .*, got nan$"):
+            call(function, device, **changed)
+    else:
+        got = call(function, device, **changed)
+        assert got.tolist() == [[True, False, True], [False, True, False]]
+
+
+@pytest.mark.parametrize("function", ["clip_cov", "kl_cov", "top_entropy"])
+def test_infinite_values_are_values(function: str, device: torch.device) -> None:
+    """The greatest and the least of all: catches −inf mistaken for “not a candidate”."""
+    name = TENSORS[function][0]
+    values = torch.tensor([[-math.inf, math.inf, 1.0], [2.0, math.inf, -math.inf]], device=device)
+    changed: dict[str, Any] = {name: values, "mask": None, "fraction": 1.0}
+    if function == "clip_cov":
+        changed |= {"clipped": None, "bounds": (-math.inf, math.inf)}
+    assert call(function, device, **changed).all()
+    if function != "clip_cov":
+        some = call(function, device, **(changed | {"fraction": 0.2}))
+        assert (values[some] == math.inf).all()
+
+
+@pytest.mark.parametrize("position", [(0, 0), (1, 2), (2, 1)], ids=lambda p: f"{p[0]},{p[1]}")
+def test_positions_are_those_of_the_argument(
+    position: tuple[int, int], device: torch.device
+) -> None:
+    """Of a transposed tensor too: catches the position counted in memory."""
+    if device.type != "cpu":
+        pytest.skip("bad tokens are not selected on CUDA, which cannot raise without waiting")
+    values = torch.zeros(3, 3).t()
+    values[position] = math.nan
+    expected = rf"^cov\[{position[0]}, {position[1]}\]: "
+    with pytest.raises(ValueError, match=expected):
+        entropy_ext.kl_cov(values, None)
+    with pytest.raises(ValueError, match=expected.replace("cov", "logp")):
+        entropy_ext.covariance(values, torch.zeros(3, 3), None)
+
+
+@pytest.mark.parametrize("function", ["clip_cov", "kl_cov", "top_entropy"])
+def test_a_group_needs_ids(function: str, device: torch.device) -> None:
+    """Catches positions taken for ids that are unique over ranks."""
+    arguments: dict[str, Callable[..., Any] | Any] = {"group": object(), "token_ids": None}
+    with pytest.raises(ValueError, match=r"^token_ids: expected .*group"):
+        call(function, device, **arguments)
