@@ -98,7 +98,11 @@ def test_entropy_change_by_hand(driver: Path, dtype: torch.dtype) -> None:
 def check_clipped(driver: Path, dtype: torch.dtype) -> None:
     for seed, count in enumerate(COUNTS):
         inputs, mask = draw_inputs(count, dtype)
-        logp, old_logp, advantages = (inputs[k] for k in ("logp", "old_logp", "advantages"))
+        # In the padding a token that would be clipped.
+        logp, old_logp, advantages = (
+            inputs[name].masked_fill(~mask, padding)
+            for name, padding in (("logp", 0.0), ("old_logp", -5.0), ("advantages", 1.0))
+        )
         ratio = (logp.double() - old_logp.double()).clamp(-20, 20).exp()
         a = advantages.double()
         truth = (-a * ratio.clamp(1 - 0.2, 1 + 0.28) > -a * ratio) & mask

@@ -35,9 +35,15 @@ def weights_of(
     return (high - (size - size.min()) * slope).clip(low, high)
 
 
-def check_steer(driver: Path, form: Form, weight_map: Map, dtype: torch.dtype) -> None:
+def check_steer(
+    driver: Path,
+    form: Form,
+    weight_map: Map,
+    dtype: torch.dtype,
+    counts: tuple[int, ...] = COUNTS,
+) -> None:
     high = 1.0 if weight_map == Map.EXP else 1.2
-    for seed, count in enumerate(COUNTS):
+    for seed, count in enumerate(counts):
         inputs, mask = draw_inputs(count, dtype)
         valid = {name: x[mask] for name, x in inputs.items()}
 
@@ -121,6 +127,20 @@ def test_what_is_not_finite_has_no_part_in_the_range(driver: Path, weight_map: M
     assert ours["weights"][bad].isnan().all()
     assert same_bits(ours["weights"][~bad], without["weights"][~bad])
     assert torch.equal(ours["range"], without["range"])
+
+
+def test_the_range_is_that_of_all_warps(driver: Path) -> None:
+    """The extremes in the last warp, under many schedules: catches a missing barrier."""
+    logp = torch.full((1024,), -0.5)
+    entropy = torch.ones(1024)
+    advantages = torch.ones(1024)
+    advantages[-2:] = torch.tensor([0.5, 2.0])
+    options = {"form": Form.OWN_LOGIT, "weight_map": Map.LINEAR}
+    arguments = (logp, logp, entropy, advantages, None)
+    for ours in run_cases(
+        driver, [steer_case(*arguments, **options, seed=seed) for seed in range(12)]
+    ):
+        assert_range(ours, torch.ones(1024, dtype=torch.bool))
 
 
 def test_no_valid_token(driver: Path) -> None:
