@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from entropy_ext import ops
+from entropy_ext.inplace import check_inplace, inplace_token_stats
 from entropy_ext.inputs import temperature_tensor
 from entropy_ext.support import Support
 
@@ -48,6 +49,7 @@ def token_stats(
     mask: Tensor | None = None,
     support: Support | None = None,
     extras: bool = False,
+    inplace_backward: bool = False,
 ) -> TokenStats:
     """Log-probability, entropy and log-sum-exp of every token, in one read of the logits.
 
@@ -69,12 +71,16 @@ def token_stats(
 
     Args:
         logits: [..., V] float32, bfloat16, float16 or float64, any strides as long as the
-            vocabulary is contiguous. Never modified, nor copied.
+            vocabulary is contiguous. Never copied, nor modified unless inplace_backward is true.
         tokens: [...] int64 in [0, V).
         temperature: τ > 0, a number or a [...] tensor of float32 (float64 for float64 logits).
         mask: [...] bool; rows where it is False are not read, give 0 and receive gradient 0.
         support: the ids that the sampler kept, one row per token of the leading dimensions.
         extras: also return collision, collision_logp, varentropy and max_logp.
+        inplace_backward: the backward pass writes the gradient over the logits, which saves its
+            memory. They must be contiguous and not a leaf. Their version is bumped, so that a
+            backward pass that still needs their values raises; who reads them otherwise after
+            backward finds the gradient. Not with a support, nor under torch.compile.
 
     Returns:
         TokenStats of [...] tensors, float32 (float64 for float64 logits).
@@ -91,6 +97,10 @@ def token_stats(
     temperature = temperature_tensor(temperature, logits)
     if not isinstance(support, Support | None):
         raise TypeError(f"support: expected a Support, got {type(support).__name__}")
+    if inplace_backward:
+        check_inplace(logits, support is not None)
+        logp, entropy, lse, extra = inplace_token_stats(logits, tokens, temperature, mask, extras)
+        return TokenStats(logp, entropy, lse, *(extra.unbind() if extras else ()))
     offsets, ids = (None, None) if support is None else (support.offsets, support.ids)
     logp, entropy, lse, _, _, extra, support_stats = ops.token_stats_forward(
         logits, tokens, temperature, mask, extras, offsets, ids
