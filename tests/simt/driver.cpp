@@ -11,6 +11,7 @@
 
 #include "driver_io.h"
 #include "simt_control.h"
+#include "support_stats.h"
 #include "token_stats.h"
 
 namespace {
@@ -37,6 +38,8 @@ struct Header {
   int64_t seed;
   int64_t ulps;            // error of fast_exp2
   int64_t row_distance;    // elements between rows, which the storage holds without a gap; or 0
+  int64_t has_support;
+  int64_t kept;            // ids of the support
 };
 
 size_t element_bytes(Dtype dtype) {
@@ -106,14 +109,22 @@ void run_case(const Header& header) {
   const Input grad_logp(header.backward != 0 ? per_row : 0);
   const Input grad_entropy(header.backward != 0 ? per_row : 0);
   const Input grad_lse(header.backward != 0 ? per_row : 0);
+  const bool with_support = header.has_support != 0;
+  const size_t support_bytes = with_support ? entropy_ext::kSupportStats * per_row : 0;
+  const Input offsets(with_support ? (header.rows + 1) * sizeof(int64_t) : 0);
+  const Input ids(header.kept * sizeof(int32_t));
+  const Input grad_support(header.backward != 0 ? support_bytes : 0);
 
   const GuardedBytes logp(per_row), entropy(per_row), lse(per_row), row_max(per_row),
       row_sum(per_row), extras(header.extras != 0 ? 4 * per_row : 0),
       grad_logits(header.backward != 0 ? header.rows * header.vocab * element_bytes(dtype) : 0),
+      support_stats(support_bytes),
       scratch(entropy_ext::token_stats_forward_scratch_bytes(
           dtype, header.rows, header.vocab, static_cast<int>(header.multiprocessors)));
-  const std::vector<const GuardedBytes*> outputs = {&logp,    &entropy, &lse,         &row_max,
-                                                    &row_sum, &extras,  &grad_logits, &scratch};
+  const std::vector<const GuardedBytes*> outputs = {
+      &logp, &entropy, &lse, &row_max, &row_sum, &extras, &support_stats, &grad_logits};
+  const entropy_ext::Support support = {reinterpret_cast<const int64_t*>(offsets.data()),
+                                        reinterpret_cast<const int32_t*>(ids.data()), header.kept};
 
   std::optional<FarRows> far_rows;
   if (header.row_distance != 0) far_rows.emplace(header, storage.data(), element_bytes(dtype));
@@ -132,6 +143,13 @@ void run_case(const Header& header) {
   forward.extras = header.extras != 0 ? extras.begin() : nullptr;
   forward.scratch = scratch.bytes() != 0 ? scratch.begin() : nullptr;
   const char* error = entropy_ext::token_stats_forward_cuda(forward, nullptr);
+  if (error == nullptr && with_support) {
+    auto params = common_params<entropy_ext::SupportForward>(header, logits, tokens, temperature,
+                                                             mask);
+    params.support = support;
+    params.stats = support_stats.begin();
+    error = entropy_ext::support_forward_cuda(params, nullptr);
+  }
 
   if (error == nullptr && header.backward != 0) {
     auto backward = common_params<entropy_ext::TokenStatsBackward>(header, logits, tokens,
@@ -144,17 +162,22 @@ void run_case(const Header& header) {
     backward.grad_lse = grad_lse.data();
     backward.grad_logits = grad_logits.begin();
     error = entropy_ext::token_stats_backward_cuda(backward, nullptr);
+    if (error == nullptr && with_support) {
+      error = entropy_ext::support_backward_cuda(
+          {backward, support, support_stats.begin(), grad_support.data()}, nullptr);
+    }
   }
 
   std::string text = error == nullptr ? "" : error;
-  for (const Input* input :
-       {&storage, &tokens, &temperature, &mask, &grad_logp, &grad_entropy, &grad_lse}) {
+  for (const Input* input : {&storage, &tokens, &temperature, &mask, &grad_logp, &grad_entropy,
+                             &grad_lse, &offsets, &ids, &grad_support}) {
     if (text.empty() && !input->unchanged()) text = "an input was modified";
   }
   for (const GuardedBytes* output : outputs) {
     if (text.empty() && !output->intact()) text = "written beside an output";
   }
-  simt::write_result(text, {&logp, &entropy, &lse, &row_max, &row_sum, &extras, &grad_logits});
+  if (text.empty() && !scratch.intact()) text = "written beside the scratch memory";
+  simt::write_result(text, outputs);
 }
 
 }  // namespace

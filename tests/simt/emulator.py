@@ -20,6 +20,9 @@ MAX_LEADING_DIMS = 8
 # So few that no row of the tests is shared, and so many that every row long enough is.
 ONE_MULTIPROCESSOR, MANY_MULTIPROCESSORS = 1, 1000
 
+# What the support kernels write of a row, in this order.
+SUPPORT = ("support_logp", "support_entropy", "support_max", "support_sum", "support_gap")
+
 # What memory holds before it is written (guarded.h): a NaN that arithmetic passes on unchanged.
 POISON = b"\xfd\xff"
 
@@ -44,6 +47,8 @@ class Case:
     layout: tuple[Sequence[int], Sequence[int]] | None = None  # sizes, strides; default: [rows]
     withheld: int = 0  # elements at the end of the storage that the kernels may not touch
     row_distance: int = 0  # place rows, here contiguous, so many elements apart
+    support: tuple[Tensor, Tensor] | None = None  # offsets [rows + 1] int64, ids [kept] int32
+    upstream_support: tuple[Tensor, Tensor] | None = None  # of its logp and entropy, each [rows]
 
     def encode(self) -> bytes:
         logits = self.logits
@@ -58,11 +63,16 @@ class Case:
             *(storage.numel(), logits.storage_offset(), self.temperature.numel()),
             *(self.mask is not None, self.extras, self.upstream is not None),
             *(self.multiprocessors, self.seed, self.ulps, self.row_distance),
+            *(self.support is not None, 0 if self.support is None else len(self.support[1])),
         )
         real = stats_dtype(logits.dtype)
         arrays = [storage, self.tokens, self.temperature.to(real)]
         arrays += [] if self.mask is None else [self.mask]
         arrays += [] if self.upstream is None else [g.to(real) for g in self.upstream]
+        arrays += [] if self.support is None else self.support
+        if self.support is not None and self.upstream is not None:
+            unread = torch.full((len(SUPPORT) - 2, rows), torch.nan)
+            arrays += [g.to(real) for g in (*self.upstream_support, unread)]
         return struct.pack(f"<{len(header)}q", *header) + b"".join(map(to_bytes, arrays))
 
     def decode(self, answer: Answer) -> dict[str, Tensor]:
@@ -71,6 +81,8 @@ class Case:
         real = stats_dtype(self.logits.dtype)
         names = [*DIFFERENTIABLE, "row_max", "row_sum", *(EXTRAS if self.extras else ())]
         results = {name: answer.tensor(real, (rows,), name) for name in names}
+        for name in SUPPORT if self.support is not None else ():
+            results[name] = answer.tensor(real, (rows,), name)
         if self.upstream is not None:
             results["grad_logits"] = answer.tensor(self.logits.dtype, (rows, vocab), "grad_logits")
         return results

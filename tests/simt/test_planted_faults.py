@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,11 @@ import torch
 
 from tests import draws
 from tests.simt import test_sanitizers as sanitizers
+from tests.simt import test_support_kernels as support
 from tests.simt import test_token_stats_kernels as kernels
 from tests.simt import toolchain
 from tests.simt.emulator import ONE_MULTIPROCESSOR, KernelError, run_cases
+from tests.simt.test_support_kernels import BROKEN
 from tests.simt.toolchain import QUICK, QUICK_ADDRESS, QUICK_THREAD, Variant
 
 KEPT_DTYPES = (torch.float32, torch.bfloat16)
@@ -32,6 +35,8 @@ FORWARD = "cuda/token_stats_forward.cu"
 BACKWARD = "cuda/token_stats_backward.cu"
 MOMENTS = "softmax_moments.h"
 ROWS = "rows.h"
+KEPT = "kept_ids.h"
+SUPPORT = "cuda/support_stats.cu"
 KEPT = "kept_ids.h"
 SUPPORT = "cuda/support_stats.cu"
 
@@ -198,6 +203,66 @@ FAULTS = [
         "",
     ),
     Fault(
+        "half of the kept ids",
+        SUPPORT,
+        "begin += kThreads * kGathers) {",
+        "begin += 2 * kThreads * kGathers) {",
+    ),
+    Fault(
+        "a kept id past the end of the vocabulary",
+        KEPT,
+        "ids_[at] < vocab &&",
+        "ids_[at] <= vocab &&",
+    ),
+    Fault(
+        "ids that do not increase",
+        KEPT,
+        "(at == 0 || ids_[at - 1] < ids_[at]);",
+        "true;",
+    ),
+    Fault(
+        "the token counted twice where it is listed",
+        KEPT,
+        "inserted_ = place_ == listed_ || ids_[place_] != token_;",
+        "inserted_ = true;",
+    ),
+    Fault(
+        "0·∞ for a kept logit of −∞",
+        SUPPORT,
+        "const Real u = at_least((z[v] - centre) * log2_scale, Constants<Real>::kDeadExponent);",
+        "const Real u = (z[v] - centre) * log2_scale;",
+    ),
+    Fault(
+        "the token's gradient of the whole row lost where it is kept",
+        SUPPORT,
+        "      of_whole = of_whole + whole.at_token;\n",
+        "",
+    ),
+    Fault(
+        "kept gradients without those of the whole row",
+        SUPPORT,
+        "narrow(of_whole + of_part, out + id);",
+        "narrow(of_part, out + id);",
+    ),
+    Fault(
+        "the gradient of an impossible token among the kept",
+        SUPPORT,
+        "id == all.tokens[row] && logit != negative_infinity<Real>()",
+        "id == all.tokens[row]",
+    ),
+    Fault(
+        "the gradient of a malformed row left as it is",
+        SUPPORT,
+        "if (stats[2 * all.rows] == -negative_infinity<Real>()) {",
+        "if (stats[2 * all.rows] == negative_infinity<Real>()) {",
+    ),
+    Fault(
+        "kept ids of masked rows looked at",
+        SUPPORT,
+        "const bool counts = row_counts<Storage>(params, row);",
+        "const bool counts = true;",
+    ),
+    Fault(
         "masked rows read by the backward pass",
         BACKWARD,
         "if (masked(params, r)) {",
@@ -232,6 +297,11 @@ def checks(variant: Variant) -> list[Callable[[Path], object]]:
         ),
         kernels.test_rows_four_billion_bytes_apart,
         kernels.test_bounds,
+        lambda driver: support.check_rule(driver, "masked", 33, single),
+        lambda driver: support.check_rule(driver, "randn", support.MANY, half),
+        lambda driver: support.test_minus_infinity_and_what_is_not_a_number(driver, single),
+        lambda driver: support.test_masked_rows_are_not_looked_at(driver, single),
+        *(partial(support.test_malformed_rows_are_nan, what=what, dtype=single) for what in BROKEN),
         # Long enough that a thread meets a second tile in a segment, and there a larger maximum.
         lambda driver: kernels.check_drawn(driver, "randn", 50257, single),
         lambda driver: kernels.test_many_rows_have_the_bits_of_few(driver, single),

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from entropy_ext import Support
 from tests import draws
 from tests.simt import toolchain
 from tests.simt.emulator import MANY_MULTIPROCESSORS, Case, run_cases
@@ -22,7 +23,7 @@ from tests.truth import same_bits, stats_dtype
 
 
 def cases(vocabularies: Sequence[int], dtypes: Sequence[torch.dtype] = draws.DTYPES) -> list[Case]:
-    """Every dtype, whole and spread, with and without extras, ragged, masked, misaligned."""
+    """Every dtype, whole and spread, with or without extras and support, ragged, masked, moved."""
     made = []
     for seed, (dtype, vocab, shared) in enumerate(
         itertools.product(dtypes, vocabularies, (1, MANY_MULTIPROCESSORS))
@@ -43,6 +44,13 @@ def cases(vocabularies: Sequence[int], dtypes: Sequence[torch.dtype] = draws.DTY
             multiprocessors=shared,
             seed=seed,
         )
+        if seed % 3 != 0:
+            support = Support.from_lists(draws.draw_kept(logits, case.tokens))
+            case = dataclasses.replace(
+                case,
+                support=(support.offsets, support.ids),
+                upstream_support=(weights.roll(2), -weights),
+            )
         # The last row masked and withheld: not to be read.
         mask = torch.tensor([True, True, False])
         made += [case, dataclasses.replace(case, mask=mask, withheld=vocab)]
