@@ -13,6 +13,7 @@ from entropy_ext.rl.advantages import opo
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_choice
 from entropy_ext.rl.rollout import Rollout
+from entropy_ext.rl.statistics import masked_mean
 
 __all__ = ["Opo"]
 
@@ -48,5 +49,9 @@ class Opo(Recipe):
     def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
         """Rewards above the length-weighted mean."""
         self.check(rollout)
-        prompt = rollout.prompt if self.scope == "group" else torch.zeros_like(rollout.prompt)
-        return Targets(opo(rollout.rewards, prompt, rollout.mask, singleton=self.singleton))
+        rewards, mask = rollout.rewards, rollout.mask
+        if self.scope == "group":
+            return Targets(opo(rewards, rollout.prompt, mask, singleton=self.singleton))
+        # A mean over tokens weighs each reward by its response's length.
+        spread = rewards.unsqueeze(-1).expand_as(mask)
+        return Targets(torch.where(mask, spread - masked_mean(spread, mask, group=group), 0.0))

@@ -15,12 +15,38 @@ from tests.recipe_runs import B, Prepared, T, loss, make_logits, make_rollout, m
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PER_TOKEN = ("old_logp", "old_entropy", "ref_logp", "rollout_logp", "values", "teacher_logp")
 
-STOP_GRADIENT = {"minirl"}
+STOP_GRADIENT = {"minirl", "cispo", "dppo_tv", "dppo_kl", "vespo", "ce_gppo", "erc"}
 """their gradient is on purpose not the value's slope; tests/rl has it by hand"""
-BY_OUTCOME = {"psr", "nsr"}
-"""drop single responses: their advantages do not look at the group"""
+WHOLE_BATCH = {"prorl, varied"}
+"""their advantages are relative to all the responses that were kept"""
 
-every_recipe = pytest.mark.parametrize("name", recipes.RECIPES)
+VARIANTS = {
+    "vapo": {"value_clip": 0.2, "decay": 0.95, "whiten": False},
+    "seed_grpo": {"estimator": "mc_mean", "shape": "focal", "alpha": 1.0},
+    "bcpg_nsa": {"beta": -0.5},
+    "kl_cov": {"variant": "verl", "penalty": "k3", "fraction": 0.2},
+    "clip_cov": {"fraction": 0.2, "bounds": (0.0, 5.0), "clip_high": 0.3},
+    "opo": {"scope": "batch"},
+    "skywork_or1": {"gate": "current_le", "signal": "entropy", "target": 2.0, "delta": 1e-3},
+    "prorl": {"version": "v2", "cosine_coef": 0.5, "cosine_on": 1},
+    "high_entropy_tokens": {"variant": "trl", "fraction": 0.5},
+    "unlikeliness": {"form": "paper"},
+    "steer": {"form": "exact", "weight_map": "linear"},
+    "positive_reweight": {"schedule": "stage"},
+    "entropic": {"denominator": "all"},
+    "deepseek_v32": {"behaviour": "trainer"},
+}
+"""name → options of a variant that takes other paths than the defaults"""
+
+CASES = {name: (name, {}) for name in recipes.RECIPES} | {
+    f"{name}, varied": (name, options) for name, options in VARIANTS.items()
+}
+every_recipe = pytest.mark.parametrize("case", CASES)
+
+
+def _get(case, **options):
+    name, own = CASES[case]
+    return recipes.get(name, **{**options, **own})
 
 
 def _gradients(recipe, prepared, logits, values):
@@ -35,9 +61,9 @@ def _gradients(recipe, prepared, logits, values):
 
 @every_recipe
 @pytest.mark.parametrize("sizes", [[1, 2, 3], [1] * B])
-def test_micro_batches_add_up_to_the_mini_batch(name, sizes):
+def test_micro_batches_add_up_to_the_mini_batch(case, sizes):
     """Catches a normaliser or a statistic taken from the micro-batch, in policy or value loss."""
-    recipe, logits, values = recipes.get(name, entropy_coef=0.003), make_logits(), make_values()
+    recipe, logits, values = _get(case, entropy_coef=0.003), make_logits(), make_values()
     whole = prepare(recipe, logits, make_rollout())
     expected, expected_gradients = _gradients(recipe, whole, logits, values)
     total, start = torch.zeros((), dtype=torch.float64), 0
@@ -54,10 +80,10 @@ def test_micro_batches_add_up_to_the_mini_batch(name, sizes):
     torch.testing.assert_close(gradients, expected_gradients, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", [n for n in recipes.RECIPES if n not in STOP_GRADIENT])
-def test_gradient_matches_finite_differences(name):
+@pytest.mark.parametrize("case", [c for c in CASES if c not in STOP_GRADIENT])
+def test_gradient_matches_finite_differences(case):
     """Through token_stats to the logits, the plan fixed; catches a detached or a doubled path."""
-    recipe, logits, values = recipes.get(name, entropy_coef=0.003), make_logits(), make_values()
+    recipe, logits, values = _get(case, entropy_coef=0.003), make_logits(), make_values()
     prepared = prepare(recipe, logits, make_rollout())
     _, gradients = _gradients(recipe, prepared, logits, values)
     generator = torch.Generator().manual_seed(6)
@@ -96,8 +122,8 @@ def _all(value):
         ),
     ],
 )
-def test_degenerate_batches_are_defined(name, changes):
-    recipe, logits, values = recipes.get(name), make_logits(), make_values()
+def test_degenerate_batches_are_defined(case, changes):
+    recipe, logits, values = _get(case), make_logits(), make_values()
     prepared = prepare(recipe, logits, make_rollout(**changes))
     total, gradients = _gradients(recipe, prepared, logits, values)
     assert total.isfinite()
@@ -109,19 +135,19 @@ def test_degenerate_batches_are_defined(name, changes):
 
 
 @every_recipe
-def test_a_batch_of_nothing_gives_zero(name):
-    recipe = recipes.get(name)
+def test_a_batch_of_nothing_gives_zero(case):
+    recipe = _get(case)
     nothing = make_rollout().rows(slice(0, 0))
     prepared = prepare(recipe, make_logits()[:0], nothing)
     assert loss(recipe, make_logits()[:0], prepared, make_values()[:0]) == 0
 
 
 @every_recipe
-def test_padding_may_hold_anything(name):
+def test_padding_may_hold_anything(case):
     """Catches a mask applied as a product, in a loss, a statistic or a gradient."""
     results = []
     for filler in (0.0, torch.nan, torch.inf):
-        recipe, logits, values = recipes.get(name), make_logits(), make_values()
+        recipe, logits, values = _get(case), make_logits(), make_values()
         rollout = make_rollout()
         spoilt = {
             field: torch.where(rollout.mask, getattr(rollout, field), filler) for field in PER_TOKEN
@@ -139,9 +165,9 @@ def test_padding_may_hold_anything(name):
 
 @every_recipe
 @pytest.mark.parametrize("when", ["from the start", "after prepare"])
-def test_impossible_tokens_move_nothing(name, when):
+def test_impossible_tokens_move_nothing(case, when):
     """A sampled token to which the policy now gives probability 0: no NaN, its row keeps still."""
-    recipe, logits, values = recipes.get(name, entropy_coef=0.003), make_logits(), make_values()
+    recipe, logits, values = _get(case, entropy_coef=0.003), make_logits(), make_values()
     rollout, impossible = make_rollout(), logits.clone()
     impossible[0, 0] = -torch.inf
     impossible[0, 0, (rollout.tokens[0, 0] + 1) % logits.shape[-1]] = 0.0
@@ -154,8 +180,8 @@ def test_impossible_tokens_move_nothing(name, when):
 
 
 @every_recipe
-def test_missing_fields_are_named(name):
-    recipe = recipes.get(name)
+def test_missing_fields_are_named(case):
+    recipe = _get(case)
     complete = recipe.targets(make_rollout())
     for field in recipe.needs:
         lacking = make_rollout(**{field: None})
@@ -166,10 +192,10 @@ def test_missing_fields_are_named(name):
             recipe.prepare(None, lacking, complete)
 
 
-@pytest.mark.parametrize("name", [n for n in recipes.RECIPES if n not in BY_OUTCOME])
-def test_dropped_responses_leave_the_others_advantages_as_they_were(name):
+@pytest.mark.parametrize("case", [c for c in CASES if c not in WHOLE_BATCH])
+def test_dropped_responses_leave_the_others_advantages_as_they_were(case):
     """Catches half a group dropped by a recipe whose advantages look at the group."""
-    recipe, rollout = recipes.get(name), make_rollout()
+    recipe, rollout = _get(case), make_rollout()
     kept = recipe.keep(rollout)
     assert kept.dtype == torch.bool
     among_all = recipe.targets(rollout).advantages[kept]
@@ -177,8 +203,8 @@ def test_dropped_responses_leave_the_others_advantages_as_they_were(name):
 
 
 @every_recipe
-def test_nothing_but_the_loss_carries_a_gradient(name):
-    recipe = recipes.get(name)
+def test_nothing_but_the_loss_carries_a_gradient(case):
+    recipe = _get(case)
     rollout = make_rollout()
     attached = rollout.replace(
         **{field: getattr(rollout, field).requires_grad_() for field in PER_TOKEN}
@@ -190,7 +216,7 @@ def test_nothing_but_the_loss_carries_a_gradient(name):
 
 
 @every_recipe
-def test_restored_recipe_continues_alike(name):
+def test_restored_recipe_continues_alike(case):
     """Catches a controller, counter or seed that a checkpoint would lose."""
     logits, rollout, cut = make_logits(), make_rollout(), 2
     metrics = {"reward": 0.5, "entropy": 1.0, "kl_reference": 0.1, "kl_old": 0.01}
@@ -203,8 +229,8 @@ def test_restored_recipe_continues_alike(name):
             recipe.after_step(metrics)
         return plans
 
-    expected = steps(recipes.get(name), 5)
-    first, second = recipes.get(name), recipes.get(name)
+    expected = steps(_get(case), 5)
+    first, second = _get(case), _get(case)
     steps(first, cut)
     second.load_state_dict(first.state_dict())
     for got, wanted in zip(steps(second, 5 - cut), expected[cut:], strict=True):
@@ -212,9 +238,9 @@ def test_restored_recipe_continues_alike(name):
 
 
 @every_recipe
-def test_hooks_never_ask_the_device(name):
+def test_hooks_never_ask_the_device(case):
     """FakeTensorMode refuses .item(), branching on a tensor, nonzero and boolean indexing."""
-    recipe = recipes.get(name, entropy_coef=0.003)
+    recipe = _get(case, entropy_coef=0.003)
     example = make_rollout(dtype=torch.float32)
     with FakeTensorMode():
 
@@ -268,15 +294,15 @@ def _worker(rank, path, results):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
     rows = slice(0, 3) if rank == 0 else slice(3, B)
-    for at, name in enumerate(recipes.RECIPES):
-        results[at, rank] = _ranked(recipes.get(name), rows, dist.group.WORLD)
+    for at, case in enumerate(CASES):
+        results[at, rank] = _ranked(_get(case), rows, dist.group.WORLD)
     dist.destroy_process_group()
 
 
 def test_mean_over_ranks_is_the_whole_mini_batch(tmp_path):
     """Catches a count, a mean or a selection taken over one rank's tokens alone."""
-    results = torch.zeros(len(recipes.RECIPES), 2, dtype=torch.float64).share_memory_()
+    results = torch.zeros(len(CASES), 2, dtype=torch.float64).share_memory_()
     mp.spawn(_worker, args=(tmp_path / "store", results), nprocs=2)
-    for name, parts in zip(recipes.RECIPES, results, strict=True):
-        whole = _ranked(recipes.get(name), slice(0, B)).item()
-        assert parts.mean().item() == pytest.approx(whole, abs=1e-12), name
+    for case, parts in zip(CASES, results, strict=True):
+        whole = _ranked(_get(case), slice(0, B)).item()
+        assert parts.mean().item() == pytest.approx(whole, abs=1e-12), case
