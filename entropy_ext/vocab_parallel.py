@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Shard
 
 from entropy_ext import native
 from entropy_ext.inputs import STATS_DTYPE, check_inputs, temperature_tensor
 from entropy_ext.partials import MergedRows, merge_partials, partials
 from entropy_ext.token_stats import TokenStats
 
-__all__ = ["vocab_parallel_token_stats"]
+__all__ = ["vocab_parallel_token_stats", "vocab_shard"]
 
 
 def vocab_parallel_token_stats(
     local_logits: Tensor,
     tokens: Tensor,
     *,
-    group: dist.ProcessGroup,
-    vocab_start: int,
+    group: dist.ProcessGroup | None = None,
+    vocab_start: int | None = None,
     temperature: float | Tensor = 1.0,
     mask: Tensor | None = None,
 ) -> TokenStats:
@@ -38,10 +40,12 @@ def vocab_parallel_token_stats(
     Args:
         local_logits: [..., Vₛ] this rank's columns, in the dtypes of `token_stats`. Vₛ may differ
             from rank to rank and may be 0. Padding columns are to be −inf, or sliced off as
-            logits[..., :valid], which copies nothing.
-        tokens: [...] int64, ids in the whole vocabulary, the same on every rank.
-        group: the ranks that share the vocabulary.
-        vocab_start: id of this rank's first column.
+            logits[..., :valid], which copies nothing. Or a DTensor [..., V] whose placement on one
+            dimension of its mesh is Shard(-1).
+        tokens: [...] int64, ids in the whole vocabulary, the same on every rank. With a DTensor
+            this and all below are plain tensors for the rows that this rank holds.
+        group: the ranks that share the vocabulary; not with a DTensor, which knows.
+        vocab_start: id of this rank's first column; not with a DTensor.
         temperature: τ > 0, a number or a [...] tensor, the same on every rank.
         mask: [...] bool, the same on every rank.
 
@@ -51,6 +55,13 @@ def vocab_parallel_token_stats(
     Raises:
         TypeError, ValueError: as `token_stats`; on the CPU also for a token that no rank holds.
     """
+    if isinstance(local_logits, DTensor):
+        if group is not None or vocab_start is not None:
+            raise ValueError("group, vocab_start: expected none with a DTensor, which has them")
+        group, vocab_start = vocab_shard(local_logits)
+        local_logits = local_logits.to_local()
+    if group is None or vocab_start is None:
+        raise ValueError("group, vocab_start: expected both for logits that are no DTensor")
     if vocab_start < 0:
         raise ValueError(f"vocab_start: expected a column number, got {vocab_start}")
     tau = temperature_tensor(temperature, local_logits)
@@ -61,6 +72,25 @@ def vocab_parallel_token_stats(
         local_logits, tokens, tau, mask, group, vocab_start
     )
     return TokenStats(logp, entropy, lse)
+
+
+def vocab_shard(tensor: DTensor, dim: int = -1) -> tuple[dist.ProcessGroup, int]:
+    """The ranks over which a DTensor's dimension is spread, and where this rank's part begins.
+
+    Raises:
+        ValueError: none, or several, of the mesh's dimensions spread it.
+    """
+    dim = dim % tensor.ndim
+    spread = [i for i, placement in enumerate(tensor.placements) if placement == Shard(dim)]
+    if len(spread) != 1:
+        raise ValueError(
+            f"local_logits: expected a DTensor with Shard({dim}) on one dimension of its "
+            f"mesh, got placements {tensor.placements}"
+        )
+    mesh = tensor.device_mesh
+    part = math.ceil(tensor.shape[dim] / mesh.size(spread[0]))
+    start = min(mesh.get_local_rank(spread[0]) * part, tensor.shape[dim])
+    return mesh.get_group(spread[0]), start
 
 
 class _VocabParallel(torch.autograd.Function):

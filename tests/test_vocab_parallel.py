@@ -13,6 +13,7 @@ import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
 
 from entropy_ext import token_stats, vocab_parallel_token_stats
 from entropy_ext.partials import merge_partials, partials
@@ -89,8 +90,22 @@ def worker(rank: int, init: str, results: str) -> None:
         vocab_parallel_token_stats(
             torch.zeros(2, 3), torch.tensor([1, 12]), group=dist.group.WORLD, vocab_start=3 * rank
         )
-    torch.save((saved, str(error.value)), f"{results}/{rank}.pt")
+    torch.save((saved, str(error.value), dtensor_case()), f"{results}/{rank}.pt")
     dist.destroy_process_group()
+
+
+def dtensor_case() -> tuple[list[Tensor], Tensor, str]:
+    """Rows spread over one dimension of a mesh, columns over the other: 997 is no multiple of 2."""
+    mesh = init_device_mesh("cpu", (2, 2))
+    logits, tokens, tau, mask, grads = problem(torch.float64)
+    leaf = distribute_tensor(logits, mesh, [Shard(0), Shard(-1)]).requires_grad_()
+    rows = slice(3 * mesh.get_local_rank(0), 3 * mesh.get_local_rank(0) + 3)
+    stats = vocab_parallel_token_stats(leaf, tokens[rows], temperature=tau[rows], mask=mask[rows])
+    torch.autograd.backward(tuple(stats[:3]), tuple(g[rows] for g in grads))
+    whole = distribute_tensor(logits, mesh, [Replicate(), Replicate()])
+    with pytest.raises(ValueError, match="local_logits") as error:
+        vocab_parallel_token_stats(whole, tokens)
+    return [x.detach() for x in stats[:3]], leaf.grad.full_tensor(), str(error.value)
 
 
 def one_case(
@@ -140,7 +155,7 @@ def test_processes_agree_with_one(world: int, saved: list[Any]) -> None:
     """Catches ranks that return different bits, columns off by one, a gradient of one shard."""
     for case, (dtype, _) in enumerate(cases(world)):
         logits, tokens, tau, mask, grads = problem(dtype)
-        per_rank = [results[world][case] for results, _ in saved[:world]]
+        per_rank = [results[world][case] for results, *_ in saved[:world]]
         for stats, _ in per_rank[1:]:
             for ours, first in zip(stats, per_rank[0][0], strict=True):
                 assert torch.equal(ours, first)
@@ -162,9 +177,23 @@ def test_processes_agree_with_one(world: int, saved: list[Any]) -> None:
         )
 
 
+def test_a_dtensor_knows_its_shards(saved: list[Any]) -> None:
+    """Catches a wrong first column or group, and a gradient that is not laid out as the logits."""
+    logits, tokens, tau, mask, grads = problem(torch.float64)
+    leaf = logits.clone().requires_grad_()
+    whole = token_stats(leaf, tokens, temperature=tau, mask=mask)
+    torch.autograd.backward(tuple(whole[:3]), grads)
+    for rank, (_, _, (stats, gradient, message)) in enumerate(saved):
+        rows = slice(3 * (rank // 2), 3 * (rank // 2) + 3)
+        for ours, truth in zip(stats, whole[:3], strict=True):
+            torch.testing.assert_close(ours, truth[rows].detach(), rtol=1e-13, atol=1e-13)
+        torch.testing.assert_close(gradient, leaf.grad, rtol=1e-12, atol=1e-13)
+        assert "expected a DTensor with Shard(1)" in message
+
+
 def test_a_token_that_no_rank_holds_is_named(saved: list[Any]) -> None:
     """Catches a log-probability made up for it, and an error on some ranks while others wait."""
-    for _, message in saved:
+    for _, message, _ in saved:
         assert message == "tokens[1]: expected a column that some rank holds, got 12"
 
 
@@ -172,7 +201,7 @@ def test_wrong_arguments_are_named() -> None:
     """Catches an error from inside a collective, where the other ranks would hang."""
     with pytest.raises(ValueError, match=re.escape("vocab_start: expected a column number")):
         vocab_parallel_token_stats(
-            torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), group=None, vocab_start=-1
+            torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), group=object(), vocab_start=-1
         )
-    with pytest.raises(TypeError, match=re.escape("tokens: expected int64")):
-        vocab_parallel_token_stats(torch.zeros(2, 3), torch.zeros(2), group=None, vocab_start=0)
+    with pytest.raises(ValueError, match="group, vocab_start: expected both"):
+        vocab_parallel_token_stats(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
