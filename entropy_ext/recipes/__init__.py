@@ -7,15 +7,24 @@ from typing import Any
 from entropy_ext.recipes.advanced import Advanced
 from entropy_ext.recipes.base import Recipe
 from entropy_ext.recipes.bcpg_nsa import BcpgNsa
+from entropy_ext.recipes.ce_gppo import CeGppo
+from entropy_ext.recipes.cispo import Cispo
 from entropy_ext.recipes.clip_cov import ClipCov
 from entropy_ext.recipes.clip_higher import ClipHigher
 from entropy_ext.recipes.combine import combine
 from entropy_ext.recipes.dapo import Dapo
 from entropy_ext.recipes.deepseek_v32 import DeepSeekV32
+from entropy_ext.recipes.dppo import DppoKL, DppoTV
 from entropy_ext.recipes.dr_grpo import DrGrpo
+from entropy_ext.recipes.dro import Dro
 from entropy_ext.recipes.entropic import Entropic
 from entropy_ext.recipes.entropy_neutral import EntropyNeutral
+from entropy_ext.recipes.erc import Erc
+from entropy_ext.recipes.gmpo import Gmpo
+from entropy_ext.recipes.gpg import Gpg
+from entropy_ext.recipes.gspo import Gspo
 from entropy_ext.recipes.high_entropy_tokens import HighEntropyTokens
+from entropy_ext.recipes.importance import MaskedIS, TruncatedIS
 from entropy_ext.recipes.kl_cov import KLCov
 from entropy_ext.recipes.luffy import Luffy
 from entropy_ext.recipes.minirl import MiniRL
@@ -23,12 +32,16 @@ from entropy_ext.recipes.opo import Opo
 from entropy_ext.recipes.positive_reweight import PositiveReweight
 from entropy_ext.recipes.prorl import ProRL
 from entropy_ext.recipes.psr_nsr import Nsr, Psr, WReinforce
+from entropy_ext.recipes.reinforce_pp import ReinforcePP
+from entropy_ext.recipes.rloo import Rloo
+from entropy_ext.recipes.sapo import Sapo
 from entropy_ext.recipes.seed_grpo import SeedGrpo
 from entropy_ext.recipes.semantic_curriculum import SemanticCurriculum
 from entropy_ext.recipes.sent import Sent
 from entropy_ext.recipes.skywork_or1 import SkyworkOr1
 from entropy_ext.recipes.starter import Starter
 from entropy_ext.recipes.steer import Steer
+from entropy_ext.recipes.two_sided import TwoSided
 from entropy_ext.recipes.types import (
     Plan,
     PromptStats,
@@ -38,22 +51,33 @@ from entropy_ext.recipes.types import (
 )
 from entropy_ext.recipes.unlikeliness import Unlikeliness
 from entropy_ext.recipes.vapo import Vapo
+from entropy_ext.recipes.vespo import Vespo
 
 __all__ = [
     "PARTS",
     "RECIPES",
     "Advanced",
     "BcpgNsa",
+    "CeGppo",
+    "Cispo",
     "ClipCov",
     "ClipHigher",
     "Dapo",
     "DeepSeekV32",
+    "DppoKL",
+    "DppoTV",
     "DrGrpo",
+    "Dro",
     "Entropic",
     "EntropyNeutral",
+    "Erc",
+    "Gmpo",
+    "Gpg",
+    "Gspo",
     "HighEntropyTokens",
     "KLCov",
     "Luffy",
+    "MaskedIS",
     "MiniRL",
     "Nsr",
     "Opo",
@@ -63,7 +87,10 @@ __all__ = [
     "PromptStats",
     "Psr",
     "Recipe",
+    "ReinforcePP",
+    "Rloo",
     "Sampling",
+    "Sapo",
     "SeedGrpo",
     "SemanticCurriculum",
     "Sent",
@@ -72,8 +99,11 @@ __all__ = [
     "Steer",
     "StepActions",
     "Targets",
+    "TruncatedIS",
+    "TwoSided",
     "Unlikeliness",
     "Vapo",
+    "Vespo",
     "WReinforce",
     "compose",
     "get",
@@ -105,6 +135,22 @@ RECIPES: dict[str, type[Recipe]] = {
     "minirl": MiniRL,
     "starter": Starter,
     "advanced": Advanced,
+    "gspo": Gspo,
+    "gmpo": Gmpo,
+    "cispo": Cispo,
+    "sapo": Sapo,
+    "gpg": Gpg,
+    "dppo_tv": DppoTV,
+    "dppo_kl": DppoKL,
+    "dro": Dro,
+    "vespo": Vespo,
+    "ce_gppo": CeGppo,
+    "erc": Erc,
+    "reinforce_pp": ReinforcePP,
+    "rloo": Rloo,
+    "two_sided": TwoSided,
+    "truncated_is": TruncatedIS,
+    "masked_is": MaskedIS,
     "entropy_neutral": EntropyNeutral,
 }
 """Every recipe by name."""

@@ -1,0 +1,106 @@
+"""Correction for a sampler that is not quite the trainer's policy."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from entropy_ext import TokenStats
+from entropy_ext.recipes.base import Recipe
+from entropy_ext.recipes.types import Plan, Targets
+from entropy_ext.rl.checks import check_bound
+from entropy_ext.rl.importance import MaskLevel, masked_importance, truncated_importance
+from entropy_ext.rl.rollout import Rollout
+
+__all__ = ["MaskedIS", "TruncatedIS"]
+
+
+class TruncatedIS(Recipe):
+    """Truncated importance sampling.
+
+    Against GRPO: each token's policy loss is multiplied by clip(π_old/μ, low, high), μ the
+    probability that the sampler itself reported; denominators stay.
+
+    As in verl, TRL and OpenRLHF; a cap of 2 is verl's usual. A part of any composition.
+
+    Args:
+        low: the least weight.
+        high: the greatest weight.
+        options: the remaining arguments of `Recipe`.
+    """
+
+    name: ClassVar[str] = "truncated_is"
+    paper: ClassVar[str] = "verl, rollout correction"
+    needs: frozenset[str] = frozenset({"rollout_logp"})
+
+    def __init__(self, *, low: float = 0.0, high: float = 2.0, **options: Any) -> None:
+        super().__init__(**options)
+        check_bound("low", low, at_least=0)
+        check_bound("high", high, at_least=low)
+        self.low = low
+        self.high = high
+
+    @torch.no_grad()
+    def prepare(
+        self,
+        stats: TokenStats | None,
+        rollout: Rollout,
+        targets: Targets,
+        *,
+        group: dist.ProcessGroup | None = None,
+    ) -> Plan:
+        """The base's plan with the mismatch as a weight."""
+        plan = super().prepare(stats, rollout, targets, group=group)
+        return plan.weighted(self.weights(rollout))
+
+    def weights(self, rollout: Rollout) -> Tensor:
+        """[B, T]: the factor on each token's policy loss."""
+        sampler = cast(Tensor, rollout.rollout_logp)
+        return truncated_importance(
+            rollout.old_logp, sampler, rollout.mask, low=self.low, high=self.high
+        )
+
+
+class MaskedIS(TruncatedIS):
+    """Masked importance sampling.
+
+    Against GRPO: each token's policy loss is multiplied by π_old/μ, μ the probability that the
+    sampler itself reported, and by 0 where that is out of bounds: the token's ("token", IcePop), or
+    the geometric mean over its response ("sequence"); denominators stay.
+
+    As in NeMo-RL and OpenRLHF, whose bounds 0.5 and 5 these are. A part of any composition.
+
+    Args:
+        low: the least ratio.
+        high: the greatest ratio.
+        level: "token" or "sequence".
+        options: the remaining arguments of `Recipe`.
+    """
+
+    name: ClassVar[str] = "masked_is"
+    paper: ClassVar[str] = "NeMo-RL, OpenRLHF"
+
+    def __init__(
+        self,
+        *,
+        low: float = 0.5,
+        high: float = 5.0,
+        level: MaskLevel = "token",
+        **options: Any,
+    ) -> None:
+        super().__init__(low=low, high=high, **options)
+        self.level: MaskLevel = level
+
+    def weights(self, rollout: Rollout) -> Tensor:
+        """[B, T]: the factor on each token's policy loss."""
+        return masked_importance(
+            rollout.old_logp,
+            cast(Tensor, rollout.rollout_logp),
+            rollout.mask,
+            low=self.low,
+            high=self.high,
+            level=self.level,
+        )

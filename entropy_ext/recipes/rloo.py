@@ -1,0 +1,47 @@
+"""RLOO: the other responses of the group are the baseline."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch.distributed as dist
+
+from entropy_ext.recipes.base import Recipe
+from entropy_ext.recipes.types import Targets
+from entropy_ext.rl.advantages import leave_one_out
+from entropy_ext.rl.aggregate import Aggregation
+from entropy_ext.rl.rollout import Rollout
+
+__all__ = ["Rloo"]
+
+
+class Rloo(Recipe):
+    """REINFORCE leave-one-out.
+
+    Against GRPO: A = r − the mean reward of the group's other responses, without division by the
+    standard deviation; the sum over a response's tokens, not divided by its length; exactly on
+    policy, one optimizer step per rollout, where the clip never acts.
+
+    "Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human Feedback in
+    LLMs" (arXiv 2402.14740), whose divergence penalty joins the reward and is left out here
+    (kl_coef adds one to the loss).
+
+    Args:
+        options: the arguments of `Recipe`; there is no std for eps to join.
+    """
+
+    name: ClassVar[str] = "rloo"
+    paper: ClassVar[str] = "arXiv 2402.14740"
+    aggregation: Aggregation = "seq-mean-token-sum"
+    minibatches: int = 1
+
+    def __init__(self, **options: Any) -> None:
+        self.refuse(options, "eps")
+        super().__init__(**options)
+
+    def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
+        """Reward above the others' mean."""
+        self.check(rollout)
+        return Targets(
+            leave_one_out(rollout.rewards, rollout.prompt, rollout.mask, singleton=self.singleton)
+        )
