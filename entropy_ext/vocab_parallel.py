@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
 
 from entropy_ext import native
 from entropy_ext.inputs import STATS_DTYPE, check_inputs, temperature_tensor
 from entropy_ext.partials import MergedRows, merge_partials, partials
 from entropy_ext.token_stats import TokenStats
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 __all__ = ["vocab_parallel_token_stats", "vocab_shard"]
 
@@ -55,7 +58,7 @@ def vocab_parallel_token_stats(
     Raises:
         TypeError, ValueError: as `token_stats`; on the CPU also for a token that no rank holds.
     """
-    if isinstance(local_logits, DTensor):
+    if is_dtensor(local_logits):
         if group is not None or vocab_start is not None:
             raise ValueError("group, vocab_start: expected none with a DTensor, which has them")
         group, vocab_start = vocab_shard(local_logits)
@@ -74,12 +77,20 @@ def vocab_parallel_token_stats(
     return TokenStats(logp, entropy, lse)
 
 
+def is_dtensor(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether it is one. There is none before its module, slow to import, has been imported."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
 def vocab_shard(tensor: DTensor, dim: int = -1) -> tuple[dist.ProcessGroup, int]:
     """The ranks over which a DTensor's dimension is spread, and where this rank's part begins.
 
     Raises:
         ValueError: none, or several, of the mesh's dimensions spread it.
     """
+    from torch.distributed.tensor import Shard
+
     dim = dim % tensor.ndim
     spread = [i for i, placement in enumerate(tensor.placements) if placement == Shard(dim)]
     if len(spread) != 1:
