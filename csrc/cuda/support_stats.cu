@@ -40,7 +40,7 @@ __device__ __forceinline__ SoftmaxMoments<Real, false> moments_of(const Real (&z
 }
 
 template <class Storage>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kResidentBlocks<Storage>)
     support_forward(const __grid_constant__ SupportForward params) {
   using Real = typename RealOf<Storage>::Type;
   const int64_t row = blockIdx.x;
@@ -80,7 +80,7 @@ __device__ __forceinline__ Real gradient_of(Real z, const RowGradient<Real>& row
 }
 
 template <class Storage>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kResidentBlocks<Storage>)
     support_backward(const __grid_constant__ SupportBackward params) {
   using Real = typename RealOf<Storage>::Type;
   const TokenStatsBackward& all = params.all;
