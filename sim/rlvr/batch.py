@@ -28,11 +28,23 @@ class Batch:
     rollout: Rollout
     stats: TokenStats
     """[B, T] each, of the policy before the first update on this rollout"""
+    sampler_logp: Tensor
+    """[B, T], as the sampler saw them"""
     routing: Tensor | None = None
-    """[B, P + T − 1, layers] int64: experts to replay"""
+    """[B, P + T − 1, layers] int64: experts the sampler went through, of a model with experts"""
 
     def __len__(self) -> int:
         return len(self.prompt)
+
+    @property
+    def texts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Prompt, prompt_mask, tokens and mask: what a forward pass reads."""
+        return self.prompt, self.prompt_mask, self.rollout.tokens, self.rollout.mask
+
+    @property
+    def support(self) -> Support | None:
+        """The rollout's kept sets."""
+        return cast(Support | None, self.rollout.support)
 
     def rows(self, index: Tensor | slice) -> Batch:
         """The responses at `index`."""
@@ -41,6 +53,7 @@ class Batch:
             self.prompt_mask[index],
             self.rollout.rows(index),
             stats_rows(self.stats, index),
+            self.sampler_logp[index],
             None if self.routing is None else self.routing[index],
         )
 
@@ -75,6 +88,7 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
             None if values[0] is None else _stack(values, width)
             for values in zip(*(batch.stats for batch in batches), strict=True)
         ),
+        _stack([batch.sampler_logp for batch in batches], width),
         torch.cat([pad(part, (0, 0, 0, longest - part.shape[1]), value=FREE) for part in routing])
         if routing
         else None,

@@ -183,7 +183,8 @@ class Collector:
             self.task.prompt_mask[problems],
             rollout,
             sources.stats,
-            samples.routing if self.keep_routing else None,
+            samples.logp,
+            samples.routing,
         )
         return batch, sampled_sums(samples, sources.correct, now, reference)
 

@@ -74,6 +74,7 @@ def run(
     warmup_steps: int = 600,
     evaluate_every: int = 5,
     checkpoint_every: int = 10,
+    warmup_file: Path | None = None,
     fresh: bool = False,
     console: Console | None = None,
     on_step: Callable[[str, dict[str, float]], None] | None = None,
@@ -110,6 +111,7 @@ def run(
         warmup_steps: or after this many steps.
         evaluate_every: training steps between two measurements on held-out problems.
         checkpoint_every: training steps between two checkpoints.
+        warmup_file: where the warm-up is kept; None takes out/warmup.pt.
         fresh: discard what the directory holds of these recipes and of the warm-up.
         console: where progress is shown; None shows none.
         on_step: called with the recipe and the row of each training step.
@@ -141,8 +143,9 @@ def run(
         raise ValueError(f"vocab_size: expected at least {characters}, got {vocab_size}")
     if max_length is None:
         max_length = 2 * task.solution_tokens.shape[1]
+    warmup_file = out / "warmup.pt" if warmup_file is None else warmup_file
     if fresh:
-        for path in (out / "warmup.pt", *(out / name / "checkpoint.pt" for name in names)):
+        for path in (warmup_file, *(out / name / "checkpoint.pt" for name in names)):
             path.unlink(missing_ok=True)
 
     warmup = {
@@ -174,7 +177,7 @@ def run(
         def warmup_measured(step: int, reached: float) -> None:
             progress.update(bar, completed=step, live=f"accuracy {reached:.3f}")
 
-        model, reached = _warm_model(out / "warmup.pt", warmup, task, held_out, warmup_measured)
+        model, reached = _warm_model(warmup_file, warmup, task, held_out, warmup_measured)
         progress.update(bar, completed=warmup_steps, live=f"accuracy {reached:.3f}")
         bars = {name: progress.add_task(name, total=steps, live="") for name in names}
         with deferred_interrupt() as interrupt:

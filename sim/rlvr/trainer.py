@@ -5,18 +5,18 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import AdamW
 from transformers import LlamaForCausalLM
 
-from entropy_ext import Support
 from entropy_ext.recipes import Plan, Recipe, Targets
 from entropy_ext.rl.aggregate import aggregate, count
 from sim.rlvr.batch import Batch
 from sim.rlvr.collect import Collector
+from sim.rlvr.drift import routing_drift
 from sim.rlvr.metrics import critic_metrics, update_metrics
 from sim.rlvr.model import Critic, response_stats
 from sim.rlvr.scorer import Scorer
@@ -73,6 +73,7 @@ class Trainer:
         self.recipe = recipe
         self.steps = steps
         self.learning_rate = learning_rate
+        self.keep_routing = keep_routing
         self.scorer = Scorer(
             temperature=recipe.sampling.temperature, micro_batch=micro_batch, extras=recipe.extras
         )
@@ -104,16 +105,7 @@ class Trainer:
                 what to do next.
         """
         batch, metrics = self.collector.collect(self.done, self.done / self.steps)
-        metrics["kept"] = len(batch)
-        policy_sums: defaultdict[str, float] = defaultdict(float)
-        critic_sums: defaultdict[str, float] = defaultdict(float)
-        for part, targets in self._parts_of(batch):
-            _add(policy_sums, self._update(part, targets))
-            if self.critic is not None:
-                _add(critic_sums, self._update_critic(self.critic, part, targets))
-        metrics |= update_metrics(policy_sums)
-        if self.critic is not None:
-            metrics |= critic_metrics(critic_sums)
+        metrics = {**metrics, "kept": len(batch), **self._learn(batch)}
         if validate is not None:
             metrics["held_out"] = validate()
         actions = self.recipe.after_step(metrics)
@@ -180,6 +172,23 @@ class Trainer:
         if self.critic is not None:
             self.critic_optimizer = _adamw(self.critic, CRITIC_LEARNING_RATE * self.learning_rate)
 
+    def _learn(self, batch: Batch) -> dict[str, float]:
+        """Every optimizer step on a collected batch, and what happened there."""
+        metrics = self._drift(batch, "before")
+        sums: defaultdict[str, float] = defaultdict(float)
+        critic_sums: defaultdict[str, float] = defaultdict(float)
+        for part, targets in self._parts_of(batch):
+            _add(sums, self._update(part, targets))
+            if self.critic is not None:
+                _add(critic_sums, self._update_critic(self.critic, part, targets))
+        metrics |= update_metrics(sums) | self._drift(batch, "after")
+        return metrics if self.critic is None else metrics | critic_metrics(critic_sums)
+
+    def _drift(self, batch: Batch, when: str) -> dict[str, float]:
+        if batch.routing is None:
+            return {}
+        return routing_drift(self.model, batch, self.scorer, when)
+
     def _parts_of(self, batch: Batch) -> Iterator[tuple[Batch, Targets]]:
         """The mini-batches of every epoch, in random order."""
         targets = self.recipe.targets(batch.rollout)
@@ -198,13 +207,10 @@ class Trainer:
             micro, share = batch.rows(rows), plan.rows(rows)
             stats = response_stats(
                 self.model,
-                micro.prompt,
-                micro.prompt_mask,
-                micro.rollout.tokens,
-                micro.rollout.mask,
+                *micro.texts,
                 temperature=self.scorer.temperature,
-                support=cast(Support | None, micro.rollout.support),
-                routing=micro.routing,
+                support=micro.support,
+                routing=micro.routing if self.keep_routing else None,
             )
             token_loss = self.recipe.token_loss(stats, micro.rollout, targets.rows(rows), share)
             loss = share.aggregate(token_loss.loss)
@@ -223,12 +229,9 @@ class Trainer:
         elif self.recipe.statistics == "minibatch":
             before = self.scorer.stats(
                 self.model,
-                batch.prompt,
-                batch.prompt_mask,
-                batch.rollout.tokens,
-                batch.rollout.mask,
-                support=cast(Support | None, batch.rollout.support),
-                routing=batch.routing,
+                *batch.texts,
+                support=batch.support,
+                routing=batch.routing if self.keep_routing else None,
             )
         return self.recipe.prepare(before, batch.rollout, targets)
 
@@ -241,9 +244,7 @@ class Trainer:
         sums: defaultdict[str, float] = defaultdict(float)
         for rows in self.scorer.slices(len(batch)):
             micro = batch.rows(rows)
-            values = critic(
-                micro.prompt, micro.prompt_mask, micro.rollout.tokens, micro.rollout.mask
-            )
+            values = critic(*micro.texts)
             value_loss = self.recipe.value_loss(values, micro.rollout, targets.rows(rows))
             loss = aggregate(
                 value_loss.loss,
