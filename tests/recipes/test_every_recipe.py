@@ -30,11 +30,18 @@ VARIANTS = {
     "skywork_or1": {"gate": "current_le", "signal": "entropy", "target": 2.0, "delta": 1e-3},
     "prorl": {"version": "v2", "cosine_coef": 0.5, "cosine_on": 1},
     "high_entropy_tokens": {"variant": "trl", "fraction": 0.5},
-    "unlikeliness": {"form": "paper"},
+    "w_reinforce": {"positive_weight": 0.0},
+    "unlikeliness": {"form": "paper", "filter_groups": False},
+    "luffy": {"teacher_probabilities": True, "clip_low": 1.0, "clip_high": 9.0},
     "steer": {"form": "exact", "weight_map": "linear"},
     "positive_reweight": {"schedule": "stage"},
-    "entropic": {"denominator": "all"},
-    "deepseek_v32": {"behaviour": "trainer"},
+    "entropic": {"denominator": "all", "confident": 0.1, "target": 2.0, "anti_windup": True},
+    "sent": {"hold_rest": 1.0, "cov_fraction": 0.3, "hold_coef": 1.0},
+    "deepseek_v32": {"behaviour": "trainer", "domain_kl": {1: 0.0}, "kl_coef": 0.1},
+    "starter": {"fraction": 0.5, "variant": "trl"},
+    "advanced": {"fraction": 0.2, "bounds": (0.0, 5.0), "target": 2.0, "confident": 0.1},
+    "reinforce_pp": {"baseline": "group"},
+    "masked_is": {"level": "sequence", "low": 0.9, "high": 1.1},
 }
 """name → options of a variant that takes other paths than the defaults"""
 
