@@ -17,6 +17,7 @@ from entropy_ext.recipes.deepseek_v32 import DeepSeekV32
 from entropy_ext.recipes.dppo import DppoKL, DppoTV
 from entropy_ext.recipes.dr_grpo import DrGrpo
 from entropy_ext.recipes.dro import Dro
+from entropy_ext.recipes.dynamic_sampling import DynamicSampling
 from entropy_ext.recipes.entropic import Entropic
 from entropy_ext.recipes.entropy_neutral import EntropyNeutral
 from entropy_ext.recipes.erc import Erc
@@ -68,6 +69,7 @@ __all__ = [
     "DppoTV",
     "DrGrpo",
     "Dro",
+    "DynamicSampling",
     "Entropic",
     "EntropyNeutral",
     "Erc",
@@ -157,6 +159,7 @@ RECIPES: dict[str, type[Recipe]] = {
 
 PARTS: dict[str, type[Recipe]] = {
     "clip_higher": ClipHigher,
+    "dynamic_sampling": DynamicSampling,
     "semantic_curriculum": SemanticCurriculum,
 }
 """What `compose` knows besides: single changes out of a larger recipe."""

@@ -8,18 +8,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 from entropy_ext import TokenStats
-from entropy_ext.recipes.base import Recipe
+from entropy_ext.recipes.dynamic_sampling import DynamicSampling
 from entropy_ext.recipes.types import Plan, Sampling, Targets
 from entropy_ext.rl.advantages import group_mean
 from entropy_ext.rl.checks import check_bound
-from entropy_ext.rl.groups import Groups
 from entropy_ext.rl.losses import TokenLoss, bcpg_nsa
 from entropy_ext.rl.rollout import Rollout
 
 __all__ = ["BcpgNsa"]
 
 
-class BcpgNsa(Recipe):
+class BcpgNsa(DynamicSampling):
     """Behavior Constrained Policy Gradient with Negative Sample Augmentation.
 
     Against GRPO: the responses are stored ones of a reference policy; A = r − mean_g r; the loss is
@@ -52,11 +51,6 @@ class BcpgNsa(Recipe):
         check_bound("tau", tau, at_least=0)
         self.beta = beta
         self.tau = tau
-
-    def keep(self, rollout: Rollout) -> Tensor:
-        """Responses to questions with right and wrong ones."""
-        self.check(rollout)
-        return Groups(rollout.prompt).varies(cast(Tensor, rollout.correct))
 
     def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
         """Rewards above the question's mean."""

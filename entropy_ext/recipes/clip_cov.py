@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from entropy_ext import TokenStats, token_selection
-from entropy_ext.recipes.base import Recipe
+from entropy_ext.recipes.dynamic_sampling import DynamicSampling
 from entropy_ext.recipes.types import Plan, Sampling, Statistics, Targets
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound
 from entropy_ext.rl.controllers import StepSeed
-from entropy_ext.rl.groups import Groups
 from entropy_ext.rl.losses import TokenLoss, clip_cov, held_by_clip, log_ratio
 from entropy_ext.rl.rollout import Rollout
 from entropy_ext.rl.statistics import token_covariance, token_ids
@@ -23,7 +21,7 @@ from entropy_ext.rl.statistics import token_covariance, token_ids
 __all__ = ["ClipCov"]
 
 
-class ClipCov(Recipe):
+class ClipCov(DynamicSampling):
     """Clip-Cov.
 
     Against GRPO: of the tokens whose (logp − mean)(A − mean) lies within `bounds` and which the
@@ -45,7 +43,6 @@ class ClipCov(Recipe):
 
     name: ClassVar[str] = "clip_cov"
     paper: ClassVar[str] = "arXiv 2505.22617"
-    needs: frozenset[str] = frozenset({"correct"})
     statistics: Statistics = "minibatch"
     aggregation: Aggregation = "token-mean"
     minibatches: int = 8
@@ -67,11 +64,6 @@ class ClipCov(Recipe):
         self.fraction = fraction
         self.bounds = bounds
         self.seed = StepSeed(seed)
-
-    def keep(self, rollout: Rollout) -> Tensor:
-        """Responses of groups with right and wrong answers."""
-        self.check(rollout)
-        return Groups(rollout.prompt).varies(cast(Tensor, rollout.correct))
 
     @torch.no_grad()
     def prepare(

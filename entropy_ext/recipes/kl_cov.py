@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from entropy_ext import TokenStats, token_selection
-from entropy_ext.recipes.base import Recipe
+from entropy_ext.recipes.dynamic_sampling import DynamicSampling
 from entropy_ext.recipes.types import Plan, Sampling, Statistics, Targets
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound, check_choice
-from entropy_ext.rl.groups import Groups
 from entropy_ext.rl.losses import CovPenalty, TokenLoss, kl_cov
 from entropy_ext.rl.rollout import Rollout
 from entropy_ext.rl.statistics import token_covariance, token_ids
@@ -26,7 +24,7 @@ KLCovVariant = Literal["paper", "verl"]
 _DEFAULTS: dict[str, tuple[float, float]] = {"paper": (1.0, 2e-3), "verl": (0.1, 2e-4)}
 
 
-class KLCov(Recipe):
+class KLCov(DynamicSampling):
     """KL-Cov.
 
     Against GRPO: the max(⌊fraction·N⌋, 1) tokens of greatest (logp − mean)(A − mean) get a penalty
@@ -50,7 +48,6 @@ class KLCov(Recipe):
 
     name: ClassVar[str] = "kl_cov"
     paper: ClassVar[str] = "arXiv 2505.22617"
-    needs: frozenset[str] = frozenset({"correct"})
     statistics: Statistics = "minibatch"
     aggregation: Aggregation = "token-mean"
     minibatches: int = 8
@@ -75,11 +72,6 @@ class KLCov(Recipe):
         self.penalty: CovPenalty = penalty
         check_bound("cov_coef", self.cov_coef, at_least=0)
         check_bound("fraction", self.fraction, at_least=0, at_most=1)
-
-    def keep(self, rollout: Rollout) -> Tensor:
-        """Responses of groups with right and wrong answers."""
-        self.check(rollout)
-        return Groups(rollout.prompt).varies(cast(Tensor, rollout.correct))
 
     @torch.no_grad()
     def prepare(

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch.distributed as dist
 from torch import Tensor
 
-from entropy_ext.recipes.base import Recipe
+from entropy_ext.recipes.dynamic_sampling import DynamicSampling
 from entropy_ext.recipes.types import Sampling, StepActions, Targets
 from entropy_ext.rl.advantages import batch_whiten, group_mean
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound, check_choice
 from entropy_ext.rl.controllers import ReferenceReset
-from entropy_ext.rl.groups import Groups
 from entropy_ext.rl.rewards import cosine_length
 from entropy_ext.rl.rollout import Rollout
 
@@ -29,7 +28,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 _RESETS: dict[str, dict[str, Any]] = {"v1": {"patience": 3}, "v2": {"every": 500}}
 
 
-class ProRL(Recipe):
+class ProRL(DynamicSampling):
     """Prolonged Reinforcement Learning.
 
     Against GRPO: clip-higher, a token mean and groups without right and wrong answers dropped, as
@@ -56,7 +55,6 @@ class ProRL(Recipe):
 
     name: ClassVar[str] = "prorl"
     paper: ClassVar[str] = "arXiv 2505.24864"
-    needs: frozenset[str] = frozenset({"correct"})
     aggregation: Aggregation = "token-mean"
     sampling: Sampling = Sampling(group_size=16, temperature=1.2, refill=9)
 
@@ -89,11 +87,6 @@ class ProRL(Recipe):
             return rollout.rewards
         term = cosine_length(rollout.lengths, rollout.max_length)
         return rollout.rewards + self.cosine_coef * term.to(rollout.rewards.dtype)
-
-    def keep(self, rollout: Rollout) -> Tensor:
-        """Responses of groups with right and wrong answers."""
-        self.check(rollout)
-        return Groups(rollout.prompt).varies(cast(Tensor, rollout.correct))
 
     def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
         """GRPO's in v1; in v2 rewards above the group's mean, whitened over the batch."""

@@ -113,7 +113,7 @@ def test_one_part_is_itself_and_what_a_group_needs_is_kept():
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        (("clip_cov", "kl_cov"), "kl_cov and clip_cov both override keep"),
+        (("clip_cov", "kl_cov"), "kl_cov and clip_cov both override policy_loss"),
         (("grpo", "luffy", "sent"), "sent and luffy both override policy_loss"),
         (("dr_grpo", "opo"), "opo and dr_grpo both override targets"),
         (("dapo", "unlikeliness"), "unlikeliness and dapo both override shape_rewards"),

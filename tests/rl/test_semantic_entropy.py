@@ -11,8 +11,6 @@ from entropy_ext.rl.curriculum import uncertainty_weight
 from entropy_ext.rl.semantic_entropy import exact_answers, semantic_entropy, sequence_score
 from tests.recipe_runs import make_rollout
 
-ALPHA = 0.0417
-
 
 def _entropy(scores, clusters, **options):
     scores = torch.tensor(scores, dtype=torch.float64)
@@ -36,8 +34,12 @@ def test_by_hand(scores, clusters, shannon, mc_mean, weight):
     entropy = _entropy(scores, clusters)
     assert entropy == pytest.approx(shannon, abs=1e-7)
     assert _entropy(scores, clusters, estimator="mc_mean") == pytest.approx(mc_mean, abs=1e-7)
-    factor = uncertainty_weight(torch.tensor(entropy), max_entropy=math.log(len(scores)))
+    most = math.log(len(scores))
+    factor = uncertainty_weight(torch.tensor(entropy), max_entropy=most)
     assert factor.item() == pytest.approx(weight, abs=1e-7)
+    # With α = 1 it falls to a half, where all answers differ.
+    halved = uncertainty_weight(torch.tensor(entropy), max_entropy=most, alpha=1.0)
+    assert halved.item() == pytest.approx(1 / (1 + shannon / most), abs=1e-6)
 
 
 @given(
