@@ -15,6 +15,7 @@ from entropy_ext.token_selection import (
 )
 from entropy_ext.token_stats import TokenStats, token_stats
 from entropy_ext.vocab_parallel import vocab_parallel_token_stats
+from entropy_ext.vocab_parallel_linear import vocab_parallel_linear_token_stats
 
 __all__ = [
     "CovarianceMoments",
@@ -32,5 +33,6 @@ __all__ = [
     "steer_weights",
     "token_stats",
     "top_entropy",
+    "vocab_parallel_linear_token_stats",
     "vocab_parallel_token_stats",
 ]

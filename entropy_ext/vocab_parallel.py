@@ -18,7 +18,7 @@ from entropy_ext.token_stats import TokenStats
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
-__all__ = ["vocab_parallel_token_stats", "vocab_shard"]
+__all__ = ["check_held", "is_dtensor", "vocab_parallel_token_stats", "vocab_shard"]
 
 
 def vocab_parallel_token_stats(
@@ -121,7 +121,7 @@ class _VocabParallel(torch.autograd.Function):
         dist.all_gather(shards, mine, group=group)
         dtype = STATS_DTYPE[logits.dtype]
         rows = merge_partials(shards, temperature, mask)
-        _check_held(rows, tokens, mask)
+        check_held(rows, tokens, mask)
         entropy, row_max, row_sum = (
             x.to(dtype) for x in (rows.entropy, rows.row_max, rows.row_sum)
         )
@@ -139,7 +139,7 @@ class _VocabParallel(torch.autograd.Function):
         return (native.token_stats_backward(logits, *saved, *grads), *(None for _ in range(5)))
 
 
-def _check_held(rows: MergedRows, tokens: Tensor, mask: Tensor | None) -> None:
+def check_held(rows: MergedRows, tokens: Tensor, mask: Tensor | None) -> None:
     """On the CPU, raise for an unmasked token that no rank holds; on CUDA its logp is NaN."""
     if tokens.device.type != "cpu":
         return

@@ -15,7 +15,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
 
-from entropy_ext import token_stats, vocab_parallel_token_stats
+from entropy_ext import (
+    linear_token_stats,
+    token_stats,
+    vocab_parallel_linear_token_stats,
+    vocab_parallel_token_stats,
+)
 from entropy_ext.partials import merge_partials, partials
 from tests import draws
 from tests.truth import assert_within_rule, baseline_run, stats_dtype, true_run
@@ -86,12 +91,48 @@ def worker(rank: int, init: str, results: str) -> None:
         group = dist.new_group(list(range(world)))
         if rank < world:
             saved[world] = [one_case(rank, group, *case) for case in cases(world)]
+            saved["linear", world] = linear_case(rank, group)
     with pytest.raises(ValueError, match="tokens") as error:
         vocab_parallel_token_stats(
             torch.zeros(2, 3), torch.tensor([1, 12]), group=dist.group.WORLD, vocab_start=3 * rank
         )
     torch.save((saved, str(error.value), dtensor_case()), f"{results}/{rank}.pt")
     dist.destroy_process_group()
+
+
+def linear_problem() -> dict[str, Tensor]:
+    """Hidden states and a head whose logits are peaked; a masked hidden state is NaN."""
+    generator = torch.Generator().manual_seed(9)
+    hidden = torch.randn(ROWS, 16, generator=generator, dtype=torch.float64)
+    hidden[2] = torch.nan
+    return {
+        "hidden": hidden,
+        "weight": 2 * torch.randn(V, 16, generator=generator, dtype=torch.float64),
+        "bias": torch.randn(V, generator=generator, dtype=torch.float64),
+    }
+
+
+def linear_case(rank: int, group: dist.ProcessGroup) -> tuple[list[Tensor], list[Tensor | None]]:
+    """Statistics, and gradients of the hidden states and of this rank's rows of the head."""
+    _, tokens, tau, mask, grads = problem(torch.float64)
+    bounds = [0, *(17 * r for r in range(1, group.size())), V]
+    rows = slice(bounds[rank], bounds[rank + 1])
+    whole = linear_problem()
+    leaves = [whole["hidden"], whole["weight"][rows].clone(), whole["bias"][rows].clone()]
+    hidden, weight, bias = (x.requires_grad_() for x in leaves)
+    stats = vocab_parallel_linear_token_stats(
+        hidden,
+        weight,
+        tokens,
+        group=group,
+        vocab_start=rows.start,
+        local_bias=bias,
+        temperature=tau,
+        mask=mask,
+        chunk_tokens=4,
+    )
+    torch.autograd.backward(tuple(stats[:3]), grads)
+    return [x.detach() for x in stats[:3]], [x.grad for x in leaves]
 
 
 def dtensor_case() -> tuple[list[Tensor], Tensor, str]:
@@ -175,6 +216,24 @@ def test_processes_agree_with_one(world: int, saved: list[Any]) -> None:
             compute=compute,
             stored=dtype,
         )
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_chunked_head_over_ranks(world: int, saved: list[Any]) -> None:
+    """Catches hidden states that receive one rank's gradient only, and misplaced chunks."""
+    _, tokens, tau, mask, grads = problem(torch.float64)
+    leaves = {name: x.requires_grad_() for name, x in linear_problem().items()}
+    whole = linear_token_stats(**leaves, tokens=tokens, temperature=tau, mask=mask)
+    torch.autograd.backward(tuple(whole[:3]), grads)
+    per_rank = [results["linear", world] for results, *_ in saved[:world]]
+    for stats, (hidden_grad, _, _) in per_rank:
+        for ours, first, truth in zip(stats, per_rank[0][0], whole[:3], strict=True):
+            assert torch.equal(ours, first)
+            torch.testing.assert_close(ours, truth.detach(), rtol=1e-13, atol=1e-13)
+        torch.testing.assert_close(hidden_grad, leaves["hidden"].grad, rtol=1e-12, atol=1e-13)
+    for i, name in ((1, "weight"), (2, "bias")):
+        together = torch.cat([gradients[i] for _, gradients in per_rank])
+        torch.testing.assert_close(together, leaves[name].grad, rtol=1e-12, atol=1e-13)
 
 
 def test_a_dtensor_knows_its_shards(saved: list[Any]) -> None:

@@ -1,0 +1,123 @@
+"""The chunked head where the rows of its weight are spread over the ranks of a process group."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from entropy_ext import native
+from entropy_ext.inputs import STATS_DTYPE, check_inputs, temperature_tensor
+from entropy_ext.partials import merge_partials, partials
+from entropy_ext.projection import (
+    Gradients,
+    Projection,
+    check_projection,
+    chunk_rows,
+    flatten_rows,
+    rows_of,
+)
+from entropy_ext.token_stats import TokenStats
+from entropy_ext.vocab_parallel import check_held
+
+__all__ = ["vocab_parallel_linear_token_stats"]
+
+
+def vocab_parallel_linear_token_stats(
+    hidden: Tensor,
+    local_weight: Tensor,
+    tokens: Tensor,
+    *,
+    group: dist.ProcessGroup,
+    vocab_start: int,
+    local_bias: Tensor | None = None,
+    temperature: float | Tensor = 1.0,
+    mask: Tensor | None = None,
+    chunk_tokens: int | None = None,
+) -> TokenStats:
+    """linear_token_stats of a weight whose rows lie on several ranks.
+
+    Each rank forms its columns of the logits chunk by chunk; 4 numbers a token are exchanged once,
+    and merged as in `vocab_parallel_token_stats`, so that all ranks return the same bits.
+
+    Gradient flows to local_weight and local_bias without communication, and to hidden, whose
+    gradient is summed over the group: hidden is the same on every rank, and so must the upstream
+    gradients be. All ranks must need a gradient of hidden, or none.
+
+    Args:
+        hidden: [..., D], in the dtypes of `token_stats`; the same on every rank.
+        local_weight: [Vₛ, D] this rank's rows, Vₛ ≥ 1.
+        tokens: [...] int64, ids in the whole vocabulary, the same on every rank.
+        group: the ranks that share the vocabulary.
+        vocab_start: id of this rank's first row.
+        local_bias: [Vₛ].
+        temperature, mask: as in `vocab_parallel_token_stats`.
+        chunk_tokens: tokens per chunk; None takes what fits 256 MiB of logits, on CUDA 1 GiB.
+
+    Returns:
+        TokenStats of [...] tensors, equal on all ranks.
+
+    Raises:
+        TypeError, ValueError: as `linear_token_stats` and `vocab_parallel_token_stats`.
+    """
+    check_projection(hidden, local_weight, local_bias)
+    tau = temperature_tensor(temperature, hidden)
+    check_inputs(hidden.detach()[..., :1], tokens, tau, mask)
+    if vocab_start < 0:
+        raise ValueError(f"vocab_start: expected a column number, got {vocab_start}")
+    chunk = chunk_rows(hidden, len(local_weight), chunk_tokens)
+    logp, entropy, lse = _VocabParallelLinear.apply(  # type: ignore[no-untyped-call]
+        hidden, local_weight, local_bias, tokens, tau, mask, group, vocab_start, chunk
+    )
+    return TokenStats(logp, entropy, lse)
+
+
+class _VocabParallelLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        tokens: Tensor,
+        temperature: Tensor,
+        mask: Tensor | None,
+        group: dist.ProcessGroup,
+        vocab_start: int,
+        chunk: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        local = tokens - vocab_start
+        flat, ids, tau, keep = flatten_rows(hidden, local, temperature, mask)
+        mine = torch.empty(4, tokens.numel(), dtype=torch.float64, device=hidden.device)
+        for rows, _, logits in Projection(flat, weight, bias, keep, chunk):
+            mine[:, rows] = partials(logits, *rows_of(rows, ids, tau, keep))
+        mine = mine.view(4, *tokens.shape)
+        shards = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(shards, mine, group=group)
+        merged = merge_partials(shards, temperature, mask)
+        check_held(merged, tokens, mask)
+        dtype = STATS_DTYPE[hidden.dtype]
+        logp, entropy, lse, row_max, row_sum = (x.to(dtype) for x in merged[:5])
+        ctx.save_for_backward(
+            hidden, weight, bias, local, temperature, mask, entropy, row_max, row_sum
+        )
+        ctx.group, ctx.chunk = group, chunk
+        return logp, entropy, lse
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, local, temperature, mask, *row_stats = ctx.saved_tensors
+        gradients = Gradients(hidden, weight, bias, ctx.needs_input_grad[:3])
+        flat, ids, tau, keep = flatten_rows(hidden, local, temperature, mask)
+        per_token = [x.reshape(-1) for x in (*row_stats, *grads)]
+        for rows, inputs, logits in Projection(flat, weight, bias, keep, ctx.chunk):
+            native.token_stats_backward(
+                logits, *rows_of(rows, ids, tau, keep), *(x[rows] for x in per_token), out=logits
+            )
+            gradients.add(rows, inputs, logits)
+        if gradients.hidden is not None:
+            dist.all_reduce(gradients.hidden, group=ctx.group)
+        return (gradients.hidden, gradients.weight, gradients.bias, *(None for _ in range(6)))
