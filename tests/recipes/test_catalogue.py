@@ -1,0 +1,67 @@
+"""Every recipe has its file, its test, its row in docs/methods.md, and its arguments explained."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from entropy_ext import recipes
+
+ROOT = Path(__file__).resolve().parents[2]
+METHODS = ROOT / "docs" / "methods.md"
+
+every_recipe = pytest.mark.parametrize("name", recipes.RECIPES)
+
+
+def _rows():
+    """The catalogue's rows by name; other tables of the page have no links to recipes."""
+    lines = METHODS.read_text().splitlines()
+    rows = [line for line in lines if "](../entropy_ext/recipes/" in line]
+    return [(match[1], line) for line in rows if (match := re.match(r"\| `(\w+)` \|", line))]
+
+
+def _row(name):
+    rows = [line for own, line in _rows() if own == name]
+    assert len(rows) == 1, f"docs/methods.md: expected one row for `{name}`, found {len(rows)}"
+    return rows[0]
+
+
+@every_recipe
+def test_row_leads_to_the_recipe_s_file_and_its_test(name):
+    links = re.findall(r"\]\(([^)]+)\)", _row(name))
+    files = [(METHODS.parent / link).resolve() for link in links]
+    assert all(file.is_file() for file in files), links
+    assert Path(inspect.getfile(recipes.RECIPES[name])) in files
+    tests = [file for file in files if file.is_relative_to(ROOT / "tests" / "recipes")]
+    assert tests
+    assert any(f'"{name}"' in test.read_text() for test in tests)
+
+
+@every_recipe
+def test_row_names_the_paper(name):
+    row = _row(name)
+    assert all(number in row for number in re.findall(r"\d{4}\.\d{5}", recipes.RECIPES[name].paper))
+
+
+@every_recipe
+def test_recipe_bears_the_name_it_is_known_by(name):
+    assert recipes.RECIPES[name].name == name
+    assert recipes.get(name).name == name
+
+
+@every_recipe
+def test_every_argument_is_explained(name):
+    recipe = recipes.RECIPES[name]
+    explained = inspect.getdoc(recipe).partition("Args:")[2]
+    for argument, parameter in inspect.signature(recipe.__init__).parameters.items():
+        if argument != "self":
+            assert re.search(rf"^    {argument}: \S", explained, re.MULTILINE), argument
+            if parameter.kind is not parameter.VAR_KEYWORD:
+                assert parameter.kind is parameter.KEYWORD_ONLY
+
+
+def test_rows_are_in_the_order_of_the_recipes():
+    assert [name for name, _ in _rows()] == list(recipes.RECIPES)
