@@ -1,8 +1,8 @@
 """What the compiler made of the CUDA kernels: `python -m bench.ptxas`, no GPU needed.
 
 Compiles csrc/cuda/*.cu with the flags of CMakeLists.txt, and reads the resource report of ptxas and
-the PTX. Fails when a kernel on sm_90 spills or keeps a stack in local memory, or when a vocabulary
-kernel lacks 16-byte global accesses.
+the PTX. Fails when a kernel on sm_90 spills or keeps a stack in local memory, or when a kernel over
+the vocabulary or over all tokens lacks 16-byte global accesses.
 """
 
 from __future__ import annotations
@@ -143,10 +143,14 @@ def occupancy(kernel: Kernel, threads: int) -> float:
     return blocks * warps / WARPS_PER_SM
 
 
-# The kernels that touch the vocabulary, by the start of their names; the others see a few numbers
-# per row.
-READERS = ("forward_rows", "forward_segments", "backward_rows")
-WRITERS = ("backward_rows",)
+# The kernels that read the vocabulary or every token, by the start of their names, and those that
+# write as much; the others see a few numbers per row, or write a byte per token.
+READERS = (
+    *("forward_rows", "forward_segments", "backward_rows"),
+    *("sum_tokens", "token_covariance", "clipped_tokens", "count_digits", "mark_selected"),
+    *("entropy_change", "steer_range", "steer_weights"),
+)
+WRITERS = ("backward_rows", "token_covariance", "entropy_change", "steer_range", "steer_weights")
 
 
 def faults(name: str, kernel: Kernel, entry: PtxEntry) -> list[str]:
@@ -165,7 +169,7 @@ def faults(name: str, kernel: Kernel, entry: PtxEntry) -> list[str]:
 
 
 def missing(names: Sequence[str]) -> list[str]:
-    """Vocabulary kernels that are not among these: renamed, they would escape the checks."""
+    """Kernels to check that are not among these: renamed, they would escape the checks."""
     return [reader for reader in READERS if not any(name.startswith(reader) for name in names)]
 
 

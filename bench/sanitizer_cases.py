@@ -11,24 +11,68 @@ from itertools import product
 import torch
 
 from bench.candidates import DTYPES
-from entropy_ext import token_stats
+from entropy_ext import (
+    TokenStats,
+    clip_cov,
+    covariance,
+    entropy_change,
+    kl_cov,
+    steer_weights,
+    token_stats,
+    top_entropy,
+)
 
 # One row long enough to be shared by several blocks; many short ones; sizes that are no multiple
 # of a 16-byte access; a single column.
 SHAPES = ((1, 262144), (3, 50257), (70, 1003), (5, 7), (2, 1))
 
 
-def main() -> None:
+# Less than a group, some tiles with an odd end, and more tiles than a launch has blocks.
+COUNTS = (3, 10001, 256 * 4096 + 4099)
+
+
+def vocabulary_cases(device: str) -> None:
     """Forward with and without extras, and backward, masked, from aligned and odd addresses."""
     for (rows, vocab), dtype, offset, extras in product(
         SHAPES, DTYPES.values(), (0, 1), (False, True)
     ):
-        storage = torch.randn(rows * vocab + offset, device="cuda").to(dtype)
+        storage = torch.randn(rows * vocab + offset, device=device).to(dtype)
         logits = storage[offset:].view(rows, vocab).requires_grad_()
-        tokens = torch.arange(rows, device="cuda") % vocab
-        mask = torch.arange(rows, device="cuda") % 3 != 1
+        tokens = torch.arange(rows, device=device) % vocab
+        mask = torch.arange(rows, device=device) % 3 != 1
         stats = token_stats(logits, tokens, temperature=0.7, mask=mask, extras=extras)
         torch.autograd.grad((stats.logp + stats.entropy + stats.lse).sum(), logits)
+
+
+def selection_cases(device: str) -> None:
+    """Every selector, by position and by id, among ties; moments, weights, odd addresses."""
+    for count, dtype, offset, by_id in product(
+        COUNTS, (torch.float32, torch.float64), (0, 1), (False, True)
+    ):
+        logits = torch.randn(count + offset, 5, device=device, dtype=dtype).round()
+        place = torch.arange(count + offset, device=device)
+        stats = token_stats(logits, place % 5, extras=True)
+        stats = TokenStats(*(x[offset:] for x in stats if x is not None))
+        advantages = torch.randn(count + offset, device=device, dtype=dtype)[offset:]
+        mask = (place % 3 != 1)[offset:]
+        ids = place[offset:] * 2**33 if by_id else None
+        cov = covariance(stats.logp, advantages, mask)
+        clip_cov(cov, mask, clipped=cov > 2, bounds=(-1.0, 5.0), seed=3, token_ids=ids)
+        kl_cov(cov, mask, token_ids=ids)
+        for rule in ("exact", "quantile"):
+            top_entropy(stats.entropy, mask, rule=rule, token_ids=ids)
+        entropy_change(stats, advantages)
+        steer_weights(
+            *(stats.logp, stats.logp - 0.1, stats.entropy, advantages, mask),
+            form="exact",
+            collision=stats.collision,
+            collision_logp=stats.collision_logp,
+        )
+
+
+def main(device: str = "cuda") -> None:
+    vocabulary_cases(device)
+    selection_cases(device)
     torch.cuda.synchronize()
 
 
