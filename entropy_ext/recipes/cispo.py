@@ -20,7 +20,7 @@ class Cispo(Recipe):
     Against GRPO: −sg(clip(ρ))·A·logp: the clip bounds the weight of a token's gradient instead of
     ending it; no lower bound; mean over tokens.
 
-    "MiniMax-M1" (arXiv 2506.13585, eq. 4), with the bounds of verl's script. TRL caps the ratio at
+    "MiniMax-M1" (arXiv 2506.13585), with the bounds of verl's script. TRL caps the ratio at
     an absolute epsilon_high: its 5 for ScaleRL is clip_high=4.
 
     Args:

@@ -31,7 +31,7 @@ class DeepSeekV32(Recipe):
     the KL estimator is unbiased off policy; a top-p or top-k sampler's kept sets restrict the
     policy while training too.
 
-    "DeepSeek-V3.2" (arXiv 2512.02556, section 3.1), formulas as TRL and slime have them. The report
+    "DeepSeek-V3.2" (arXiv 2512.02556), formulas as TRL and slime have them. The report
     gives neither the threshold (0.5 is TRL's suggestion, slime has 1e-4) nor the KL weight, of
     which it says that it depends on the domain and may be 0 for mathematics. Keep Routing is the
     harness's: it replays the experts recorded in sampling.

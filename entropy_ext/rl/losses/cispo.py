@@ -32,7 +32,7 @@ def cispo(
     Gradient flows to logp at every token: −A·clip(ρ), where PPO's clip would have none; 0 where
     logp or old_logp is not finite.
 
-    "MiniMax-M1" (arXiv 2506.13585, eq. 4). verl and slime bound the ratio by 1 ± clip; TRL and
+    "MiniMax-M1" (arXiv 2506.13585). verl and slime bound the ratio by 1 ± clip; TRL and
     ms-swift cap it at an absolute epsilon_high, which is clip_high = epsilon_high − 1 (5 in
     ScaleRL's runs: clip_high=4).
 

@@ -36,7 +36,7 @@ def mixed_policy(
 
     Gradient flows to logp, never clipped on the teacher's tokens; 0 where logp is not finite.
 
-    "Learning to Reason under Off-Policy Guidance" (arXiv 2504.14945, section 3).
+    "Learning to Reason under Off-Policy Guidance" (arXiv 2504.14945).
 
     Args:
         logp: [B, T] floating, nats, of the policy being trained.

@@ -28,7 +28,7 @@ def off_policy_sequence_mask(
     (ms-swift takes the sequences out of both). Each sequence must be whole. An empty sequence has
     distance 0; a token whose logp or old_logp is not finite adds 0 to it.
 
-    "DeepSeek-V3.2" (arXiv 2512.02556, section 3.1), as in TRL and slime.
+    "DeepSeek-V3.2" (arXiv 2512.02556), as in TRL and slime.
 
     Args:
         logp: [B, T] floating, nats, of the policy being trained.
