@@ -1,0 +1,183 @@
+"""runs/report/index.html: verdicts, plots, numbers."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+
+from sim.lab.experiment import Experiment, Finding
+from sim.lab.report.style import PAGE
+from sim.lab.store import Result, Store, key_of
+from sim.lab.tables import Table
+
+__all__ = ["write"]
+
+PREVIEW = 8
+"""rows of a table shown on the page; all are in the CSV"""
+
+
+def write(
+    path: Path,
+    experiments: Sequence[Experiment],
+    store: Store,
+    results: Mapping[str, Result],
+    failures: Mapping[str, str],
+) -> None:
+    """Write the page for what there is; experiments without a result are named as such."""
+    findings = {
+        experiment.name: experiment.findings(results[experiment.name].tables)
+        for experiment in experiments
+        if experiment.name in results
+    }
+    summary, sections = [], []
+    for experiment in experiments:
+        name = experiment.name
+        if name in results:
+            summary.append(_line(experiment, findings[name]))
+            sections.append(_section(experiment, findings[name], results[name], store))
+        else:
+            summary.append(_absent(experiment, name in failures))
+            if name in failures:
+                sections.append(
+                    f'<section id="{name}"><h2>{_text(experiment.title)}</h2>'
+                    f"<pre>{_text(failures[name])}</pre></section>"
+                )
+    verdicts = [e.verdict(findings[e.name]) for e in experiments if e.name in results]
+    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(sorted(verdicts)))
+    page = PAGE.format(
+        profile=store.profile.name,
+        seeds=store.profile.seeds,
+        counts=_text(counts or "nothing yet"),
+        minutes=f"{sum(result.seconds for result in results.values()) / 60:.1f}",
+        summary="\n".join(summary),
+        changes=_changes(experiments, store),
+        sections="\n".join(sections),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+
+
+def _line(experiment: Experiment, findings: Sequence[Finding]) -> str:
+    """One line of the summary, with the first figure that decides."""
+    verdict = experiment.verdict(findings)
+    deciding = next((f for f in findings if not f.holds), findings[0])
+    seen = sum(finding.holds for finding in findings)
+    return (
+        f'<tr><td><a href="#{experiment.name}">{_text(experiment.title)}</a></td>'
+        f"<td>{_badge(verdict)}</td><td class=number>{seen} of {len(findings)}</td>"
+        f"<td>{_text(deciding.criterion.text)}</td>"
+        f"<td class=number>{_text(str(deciding.measured))}</td>"
+        f"<td class=number>{_text(deciding.criterion.wanted)}</td></tr>"
+    )
+
+
+def _absent(experiment: Experiment, failed: bool) -> str:
+    state = "failed" if failed else "not run"
+    link = f'<a href="#{experiment.name}">{_text(experiment.title)}</a>'
+    return (
+        f"<tr><td>{link if failed else _text(experiment.title)}</td>"
+        f"<td>{_badge(state)}</td><td></td><td></td><td></td><td></td></tr>"
+    )
+
+
+def _section(
+    experiment: Experiment, findings: Sequence[Finding], result: Result, store: Store
+) -> str:
+    rows = "\n".join(
+        f"<tr><td>{_text(f.criterion.text)}</td><td class=number>{_text(f.criterion.wanted)}</td>"
+        f"<td class=number>{_text(str(f.measured))}</td>"
+        f"<td class=number>{f.measured.samples or 'exact'}</td>"
+        f"<td>{'yes' if f.holds else '<b>no</b>'}</td></tr>"
+        for f in findings
+    )
+    facts = [
+        ("Claim", f"{_text(experiment.claim)} <cite>{_text(experiment.paper)}</cite>"),
+        ("Effect", _text(experiment.effect)),
+        ("Test", _text(experiment.test)),
+    ]
+    if experiment.outside:
+        facts.append(("Outside", _text(experiment.outside)))
+    facts += [("Revised", _text(revision)) for revision in experiment.revisions]
+    current = result.key == key_of(experiment, store.profile)
+    older = "" if current else ' <b class="older">computed by other code than this</b>'
+    return f"""<section id="{experiment.name}">
+<h2>{_text(experiment.title)} {_badge(experiment.verdict(findings))}</h2>
+<dl>{"".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in facts)}</dl>
+<table><tr><th>quantity</th><th>wanted</th><th>measured, 95 % interval</th><th>seeds</th>
+<th>seen</th></tr>
+{rows}</table>
+<figure>{_picture(experiment.plot(result.tables), experiment.title)}
+<figcaption>{_text(experiment.caption)}</figcaption></figure>
+{"".join(_numbers(experiment.name, name, table) for name, table in result.tables.items())}
+<p class=command>python -m sim run {experiment.name}{_option(store)}
+<span>{result.seconds:.0f} s, {result.date}{older}</span></p>
+</section>"""
+
+
+def _option(store: Store) -> str:
+    return " --quick" if store.profile.name == "quick" else ""
+
+
+def _picture(axes: Axes, title: str) -> str:
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    data = io.BytesIO()
+    # Without the version, so that the same numbers give the same page.
+    figure.savefig(data, format="png", dpi=120, metadata={"Software": None})
+    encoded = base64.b64encode(data.getvalue()).decode()
+    return f'<img alt="{_text(title)}" src="data:image/png;base64,{encoded}">'
+
+
+def _numbers(experiment: str, name: str, table: Table) -> str:
+    """The first rows of a table, and all of it to save."""
+    data = base64.b64encode(table.csv().encode()).decode()
+    file = f"{experiment}-{name}.csv"
+    head = "".join(f"<th>{_text(column)}</th>" for column in table.columns)
+    rows = "".join(
+        "<tr>" + "".join(f"<td class=number>{_cell(cell)}</td>" for cell in row) + "</tr>"
+        for row in table.rows[:PREVIEW]
+    )
+    return (
+        f"<details><summary>{_text(name)}: {len(table.rows)} rows, "
+        f'<a download="{file}" href="data:text/csv;base64,{data}">{file}</a></summary>'
+        f"<table><tr>{head}</tr>{rows}</table></details>"
+    )
+
+
+def _cell(cell: object) -> str:
+    return f"{cell:.5g}" if isinstance(cell, float) else _text(str(cell))
+
+
+def _changes(experiments: Sequence[Experiment], store: Store) -> str:
+    """Criteria that are not those under which a first result was seen."""
+    history = store.criteria()
+    lines = []
+    for experiment in experiments:
+        seen = history.get(experiment.name, [])
+        for before, after in itertools.pairwise(seen):
+            gone = [c for c in before["criteria"] if c not in after["criteria"]]
+            new = [c for c in after["criteria"] if c not in before["criteria"]]
+            lines.append(
+                f"<li><b>{_text(experiment.title)}</b>, {after['date']}: "
+                f"{_text('; '.join(gone) or 'nothing')} → {_text('; '.join(new) or 'nothing')}</li>"
+            )
+        lines += [
+            f"<li><b>{_text(experiment.title)}</b>, in its file: {_text(revision)}</li>"
+            for revision in experiment.revisions
+        ]
+    return "<ul>" + "\n".join(lines) + "</ul>" if lines else "<p>None.</p>"
+
+
+def _badge(state: str) -> str:
+    return f'<span class="badge {re.sub("[^a-z]", "-", state)}">{_text(state)}</span>'
+
+
+def _text(text: str) -> str:
+    return html.escape(text)

@@ -1,0 +1,268 @@
+"""Results, verdicts and the page: what is stored reads back, what is broken is noticed."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html.parser
+import inspect
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from sim.__main__ import app
+from sim.lab import command, runner, store
+from sim.lab.compare import arm, compare, difference, final
+from sim.lab.experiment import QUICK, Criterion
+from sim.lab.experiments import EXPERIMENTS
+from sim.lab.report import write
+from sim.lab.statistics import Interval, exactly, interval, paired, t_quantile
+from sim.lab.store import Corrupt, Result, Store, key_of
+from sim.lab.tables import Table
+from sim.lab.tasks import random_bandit
+
+CHEAP = EXPERIMENTS["first_order"]
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return Result(CHEAP.measure(QUICK), 1.25)
+
+
+def test_student_quantiles_against_a_table():
+    """Catches a normal quantile in place of Student's, and a wrong term of the expansion."""
+    for freedom, quantile in {9: 2.262157, 19: 2.093024, 39: 2.022691, 99: 1.984217}.items():
+        assert t_quantile(0.975, freedom) == pytest.approx(quantile, abs=2e-5)
+
+
+def test_intervals_by_hand():
+    """Catches a biased variance, and pairs that are not subtracted seed by seed."""
+    values = [float(v) for v in range(1, 11)]
+    half = 2.262157 * math.sqrt(55 / 6 / 10)
+    assert interval(values)[:3] == pytest.approx((5.5, 5.5 - half, 5.5 + half), abs=2e-5)
+    assert paired(values, [v - 2 for v in values]) == Interval(2.0, 2.0, 2.0, 10)
+    with pytest.raises(ValueError, match="values: expected at least 10, got 9"):
+        interval(values[:9])
+
+
+def test_a_criterion_wants_the_whole_interval():
+    """Catches a verdict on the mean alone, on one end, or on NaN."""
+    above, between = Criterion("x", above=0.5), Criterion("x", above=0.0, below=1.0)
+    assert above.holds(Interval(0.7, 0.51, 0.9, 20))
+    assert not above.holds(Interval(0.7, 0.49, 0.9, 20))
+    assert not between.holds(Interval(0.7, 0.4, 1.01, 20))
+    assert not above.holds(Interval(math.nan, math.nan, math.nan, 20))
+    assert not Criterion("x", below=0.5).holds(exactly(0.5))
+    assert (above.wanted, between.wanted) == ("> 0.5", "0 to 1")
+
+
+def test_verdicts():
+    """Catches a claim reproduced by some of its criteria, or by none that could fail."""
+    two = dataclasses.replace(
+        CHEAP,
+        criteria=(Criterion("a", above=0), Criterion("b", above=0)),
+        judge=lambda tables: [exactly(1.0), exactly(-1.0)],
+    )
+    assert two.verdict(two.findings({})) == "not reproduced"
+    outside = dataclasses.replace(two, outside="no network")
+    assert outside.verdict(outside.findings({})) == "outside a tabular model"
+    with pytest.raises(ValueError, match="zip"):
+        dataclasses.replace(two, judge=lambda tables: [exactly(1.0)]).findings({})
+
+
+def test_comparisons_pair_the_seeds():
+    """Catches arms with other luck, differences across seeds, and a curve of another arm."""
+    task = random_bandit(range(10))
+    arms = {"a": arm("grpo"), "b": arm("grpo"), "slow": arm("grpo", train={"learning_rate": 0.01})}
+    tables = compare(task, arms, steps=4, learning_rate=2.0, points=2)
+    assert difference(tables, "reward", "a", "b") == Interval(0.0, 0.0, 0.0, 10)
+    assert difference(tables, "reward", "a", "slow").low > 0
+    end = final(tables, "slow", "reward")
+    curve = tables["curves"].where(arm="slow", measure="reward")
+    assert curve.numbers("step") == [0, 2, 4]
+    assert curve.numbers("mean")[-1] == end.value
+    start = tables["finals"].numbers("start", arm="a", measure="reward")
+    assert curve.numbers("mean")[0] == pytest.approx(sum(start) / 10, rel=1e-12)
+
+
+def test_tables_name_what_is_missing():
+    """Catches a silent mean over nothing."""
+    table = Table.of(("arm", "value"), [("a", 0.1), ("b", 2)])
+    assert table.numbers("value", arm="b") == [2.0]
+    with pytest.raises(KeyError, match="no rows with"):
+        table.numbers("value", arm="c")
+    with pytest.raises(ValueError, match="row: expected 2 cells"):
+        Table.of(("arm", "value"), [("a",)])
+    assert table.csv() == "arm,value\na,0.1\nb,2\n"
+
+
+def test_results_read_back_to_the_same_bits(tmp_path, measured):
+    """Catches rounding on the way to disk."""
+    kept = Store(tmp_path, QUICK)
+    assert kept.load(CHEAP.name) is None
+    saved = kept.save(CHEAP, measured)
+    found = kept.load(CHEAP.name)
+    assert found == saved
+    assert found.tables == measured.tables
+    assert found.key == key_of(CHEAP, QUICK)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".json", ".json"]
+
+
+@pytest.mark.parametrize("harm", ["cut", "edit", "empty", "other"])
+def test_broken_results_are_noticed(tmp_path, measured, harm):
+    """Catches a truncated, edited or foreign file that passes for a result."""
+    kept = Store(tmp_path, QUICK)
+    kept.save(CHEAP, measured)
+    path = kept.path(CHEAP.name)
+    text = path.read_text()
+    broken = {
+        "cut": text[:-100],
+        "edit": text.replace('"seconds": 1.25', '"seconds": 1.35'),
+        "empty": "",
+        "other": "[1, 2]",
+    }[harm]
+    assert broken != text
+    path.write_text(broken)
+    with pytest.raises(Corrupt, match=re.escape(str(path))):
+        kept.load(CHEAP.name)
+
+
+def test_the_key_knows_code_and_profile(tmp_path, monkeypatch):
+    """Catches a result of older code, or of a short run, taken for this one."""
+    key = key_of(CHEAP, QUICK)
+    assert key == key_of(CHEAP, QUICK)
+    assert key != key_of(CHEAP, QUICK._replace(seeds=21))
+    assert key != key_of(EXPERIMENTS["chain_rule"], QUICK)
+    copy = tmp_path / "copy.py"
+    copy.write_text(Path(inspect.getfile(CHEAP.measure)).read_text() + "\n# changed\n")
+    monkeypatch.setattr(store.inspect, "getfile", lambda function: str(copy))
+    assert key != key_of(CHEAP, QUICK)
+
+
+def test_runs_resume_and_recompute_what_is_corrupt(tmp_path):
+    """Catches finished work done again, and a broken file that stops or fools the report."""
+    console = Console(record=True, width=200)
+    kept = Store(tmp_path, QUICK)
+    first, failures = runner.run([CHEAP], kept, console, jobs=1)
+    assert failures == {}
+    content = kept.path(CHEAP.name).read_bytes()
+    again, _ = runner.run([CHEAP], kept, console, jobs=1)
+    assert again == first
+    assert kept.path(CHEAP.name).read_bytes() == content
+    kept.path(CHEAP.name).write_bytes(content[:500])
+    third, _ = runner.run([CHEAP], kept, console, jobs=1)
+    assert "corrupt, computed anew" in console.export_text()
+    assert third[CHEAP.name].tables == first[CHEAP.name].tables
+
+
+def test_a_failure_is_told_and_not_a_result(monkeypatch):
+    """Catches an experiment whose exception stops all others or vanishes."""
+
+    def fail(profile):
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setitem(EXPERIMENTS, "broken", dataclasses.replace(CHEAP, measure=fail))
+    outcome = runner._work("broken", QUICK)
+    assert isinstance(outcome, str)
+    assert "no such luck" in outcome
+
+
+class _Tags(html.parser.HTMLParser):
+    """Whether every element that is opened is closed."""
+
+    void = frozenset({"meta", "img", "br"})
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.links = [], []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.void:
+            self.open.append(tag)
+        self.links += [value for name, value in attrs if name in ("href", "src")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_stands_alone_and_shows_the_numbers(tmp_path, measured):
+    """Catches broken markup, links to elsewhere, lost digits, a changed criterion left out."""
+    kept = Store(tmp_path / "results", QUICK)
+    results = {CHEAP.name: kept.save(CHEAP, measured)}
+    looser = (CHEAP.criteria[0]._replace(above=1.5), *CHEAP.criteria[1:])
+    changed = dataclasses.replace(CHEAP, criteria=looser, revisions=("2026: 1 → 2, because",))
+    kept.note_criteria(changed)
+    page = tmp_path / "index.html"
+    other = EXPERIMENTS["chain_rule"]
+    write(page, [changed, other], kept, results, {other.name: "Traceback <boom>"})
+    text = page.read_text()
+    tags = _Tags()
+    tags.feed(text)
+    assert tags.open == ["html"] or tags.open == []
+    assert all(link.startswith(("#", "data:")) for link in tags.links)
+    assert "data:image/png;base64,iVBOR" in text
+    csv = re.search(r'first_order-orders.csv" href="data:text/csv;base64,([^"]*)"', text)
+    assert base64.b64decode(csv.group(1)).decode() == measured.tables["orders"].csv()
+    assert "1.95 to 2.05 → order of the error" in text.replace("\n", " ")
+    assert "2026: 1 → 2, because" in text
+    assert "Traceback &lt;boom&gt;" in text
+    assert "reproduced" in text
+
+
+def test_older_code_is_marked(tmp_path, measured):
+    """Catches numbers of other code shown as this code's."""
+    kept = Store(tmp_path, QUICK)
+    saved = kept.save(CHEAP, measured)
+    for key, marked in ((saved.key, False), ("another", True)):
+        result = dataclasses.replace(saved, key=key)
+        write(tmp_path / "p.html", [CHEAP], kept, {CHEAP.name: result}, {})
+        assert ("computed by other code" in (tmp_path / "p.html").read_text()) == marked
+
+
+def test_declarations_are_whole():
+    """Catches an experiment without a claim, an effect, a test, or at odds with its file."""
+    for name, experiment in EXPERIMENTS.items():
+        file = Path(inspect.getfile(experiment.measure))
+        assert file.stem == name == experiment.name
+        for text in ("title", "claim", "paper", "effect", "test", "caption"):
+            assert getattr(experiment, text), f"{name}: {text}"
+        assert experiment.criteria
+        assert all(c.above is not None or c.below is not None for c in experiment.criteria)
+        assert len({c.text for c in experiment.criteria}) == len(experiment.criteria)
+
+
+def test_command_line(tmp_path):
+    """Catches a command that is not there, or a name that passes unchecked."""
+    listed = CliRunner().invoke(app, ["--list"])
+    assert listed.exit_code == 0
+    assert all(name in listed.output for name in EXPERIMENTS)
+    unknown = CliRunner().invoke(app, ["run", "nothing", "--out", str(tmp_path)])
+    assert unknown.exit_code == 2
+    assert "expected one of" in unknown.output
+    assert CliRunner().invoke(app, []).exit_code == 0
+
+
+def test_an_interrupt_keeps_what_was_finished(tmp_path, monkeypatch):
+    """Catches Ctrl-C that ends in a traceback or another status than a shell expects."""
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run_experiments", interrupted)
+    outcome = CliRunner().invoke(app, ["report", "--quick", "--out", str(tmp_path)])
+    assert outcome.exit_code == 130
+    assert "run the same command to go on" in outcome.output
+
+
+def test_a_corrupt_history_of_criteria_is_not_overwritten(tmp_path, measured):
+    """Catches a record of changed thresholds that quietly starts anew."""
+    kept = Store(tmp_path, QUICK)
+    (tmp_path / "criteria.json").write_text("{")
+    with pytest.raises(Corrupt, match=r"criteria\.json"):
+        kept.save(CHEAP, measured)
+    assert json.loads(kept.path(CHEAP.name).read_text())["body"]["seconds"] == 1.25
