@@ -6,13 +6,15 @@ import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.baselines import log_softmax_statistics, trl_statistics, verl_statistics
 from bench.timing import Call
-from entropy_ext import native, token_stats
+from entropy_ext import Support, native, native_support, token_stats
 from entropy_ext.inputs import STATS_DTYPE
 
 __all__ = ["DTYPES", "FORWARD_ONLY", "IMPLEMENTATIONS", "Calls", "Shape", "Statistics", "available"]
@@ -24,8 +26,11 @@ DTYPES = {
     "float64": torch.float64,
 }
 
-Statistics = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
-"""logits [N, V], tokens [N] → (logp [N], entropy [N]), or (logp [N],)."""
+Statistics = Callable[..., tuple[Tensor, ...]]
+"""logits [N, V], tokens [N] → (logp [N], entropy [N]), or (logp [N],); see Calls.arguments."""
+
+KEPT_IDS = 64
+"""Ids in each row of the support."""
 
 ROTATED_BYTES = 256 << 20
 """Logits between two uses of the same buffer: past the L2 of every GPU and most CPUs' caches."""
@@ -56,6 +61,12 @@ def ours_extras(logits: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
     return token_stats(logits, tokens, extras=True)[:2]
 
 
+def ours_support(logits: Tensor, tokens: Tensor, support: Support) -> tuple[Tensor, ...]:
+    """token_stats with the statistics over the kept ids."""
+    stats = token_stats(logits, tokens, support=support)
+    return *stats[:2], *(x for x in stats[-2:] if x is not None)
+
+
 def ours_in_cache(logits: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
     """token_stats on the first row N times over: as much arithmetic, hardly any memory traffic."""
     return token_stats(logits[:1].expand_as(logits), tokens)[:2]
@@ -80,6 +91,7 @@ def liger() -> Statistics:
 IMPLEMENTATIONS: dict[str, Callable[[], Statistics]] = {
     "ours": lambda: ours,
     "ours+extras": lambda: ours_extras,
+    "ours+support": lambda: ours_support,
     "ours-in-cache": lambda: ours_in_cache,
     "eager": lambda: log_softmax_statistics,
     "compile": compiled,
@@ -112,6 +124,7 @@ class Problem:
         self.logits = (3 * normal(vocab + rows)).to(dtype).unfold(0, vocab, 1)[:rows].contiguous()
         self.tokens = torch.randint(vocab, (rows,), generator=generator, device=device)
         self.grad_logp, self.grad_entropy = normal(rows), normal(rows)
+        self.grad_support = normal(2 * rows).view(2, rows)
         # Memory that has been touched: where the copy and the bare backward kernel write.
         self.warm = self.logits.clone()
         # A sum of the same bytes as float32 runs at the speed of memory for every dtype; whatever
@@ -119,9 +132,17 @@ class Problem:
         floats = self.logits.nbytes // 4
         self.as_floats = self.logits.view(torch.uint8).flatten()[: 4 * floats].view(torch.float32)
 
+    @cached_property
+    def support(self) -> Support:
+        """The likeliest ids of each row."""
+        rows, vocab = self.logits.shape
+        kept = min(KEPT_IDS, vocab)
+        ids = self.logits.topk(kept).indices.sort(-1).values.int().flatten()
+        return Support(torch.arange(rows + 1, device=ids.device) * kept, ids)
+
     def upstream(self, outputs: tuple[Tensor, ...]) -> list[Tensor]:
-        """Upstream gradients of (logp, entropy), or (logp,), in the dtypes of the outputs."""
-        grads = (self.grad_logp, self.grad_entropy)[: len(outputs)]
+        """Upstream gradients of the first outputs of our four, in their dtypes."""
+        grads = (self.grad_logp, self.grad_entropy, *self.grad_support)[: len(outputs)]
         return [grad.to(out.dtype) for grad, out in zip(grads, outputs, strict=True)]
 
 
@@ -152,7 +173,7 @@ class Calls:
 
         def run(turn: int) -> object:
             with torch.no_grad():
-                return statistics(self.input_of(name, turn), self.at(turn).tokens)
+                return statistics(*self.arguments(name, turn))
 
         return Call(run, self.preparation(name))
 
@@ -166,15 +187,17 @@ class Calls:
         statistics = IMPLEMENTATIONS[name]()
 
         def run(turn: int) -> object:
-            leaf = self.input_of(name, turn).detach().requires_grad_()
-            outputs = statistics(leaf, self.at(turn).tokens)
+            logits, *others = self.arguments(name, turn)
+            leaf = logits.detach().requires_grad_()
+            outputs = statistics(leaf, *others)
             torch.autograd.backward(outputs, self.at(turn).upstream(outputs))
             return leaf.grad
 
         return Call(run, self.preparation(name), settle=self.device.type == "cpu")
 
-    def backward(self) -> Call:
+    def backward(self, name: str) -> Call:
         """Our backward kernel alone, into warm memory: what its arithmetic costs over a copy."""
+        with_support = name == "ours+support"
         saved = []
         for problem in self.problems:
             dtype = STATS_DTYPE[problem.logits.dtype]
@@ -182,23 +205,37 @@ class Calls:
             inputs = (problem.logits, problem.tokens, temperature, None)
             _, entropy, lse, row_max, row_sum, _ = native.token_stats_forward(*inputs, False)
             grads = (problem.grad_logp.to(dtype), problem.grad_entropy.to(dtype))
-            saved.append((*inputs, entropy, row_max, row_sum, *grads, torch.zeros_like(lse)))
+            rows = (*inputs, entropy, row_max, row_sum, *grads, torch.zeros_like(lse))
+            kept: tuple[Tensor, ...] = ()
+            if with_support:
+                csr = (problem.support.offsets, problem.support.ids)
+                stats = native_support.support_forward(*inputs, *csr)
+                kept = (*csr, stats, torch.zeros_like(stats))
+                kept[-1][:2] = problem.grad_support
+            saved.append((rows, kept))
 
         def run(turn: int) -> object:
-            arguments = saved[turn % len(saved)]
-            return native.token_stats_backward(*arguments, out=self.at(turn).warm)
+            rows, kept = saved[turn % len(saved)]
+            out = native.token_stats_backward(*rows, out=self.at(turn).warm)
+            if with_support:
+                native_support.support_backward(*rows, *kept, out=out)
+            return out
 
         return Call(run)
 
-    def input_of(self, name: str, turn: int) -> Tensor:
-        """The logits, or their copy for the implementation that overwrites them."""
-        return self.at(turn).warm if name == "liger" else self.at(turn).logits
+    def arguments(self, name: str, turn: int) -> tuple[Any, ...]:
+        """The logits, or their copy for who overwrites them; the tokens; the support if used."""
+        problem = self.at(turn)
+        logits = problem.warm if name == "liger" else problem.logits
+        support = (problem.support,) if name == "ours+support" else ()
+        return logits, problem.tokens, *support
 
     def preparation(self, name: str) -> Callable[[int], None]:
-        """Untimed: make the copy that input_of promises."""
+        """Untimed: make what arguments promises."""
 
-        def copy(turn: int) -> None:
+        def prepare(turn: int) -> None:
             if name == "liger":
                 self.at(turn).warm.copy_(self.at(turn).logits)
+            self.arguments(name, turn)
 
-        return copy
+        return prepare

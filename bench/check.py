@@ -52,7 +52,7 @@ def reference_results() -> Iterator[list[Result]]:
     cpu = torch.device("cpu")
     for dtype in ("float32", "bfloat16"):
         shapes = [Shape(ROWS, VOCAB, dtype)]
-        kernels = ("ours", "ours+extras")
+        kernels = ("ours", "ours+extras", "ours+support")
         yield from run(
             shapes,
             device=cpu,
@@ -148,6 +148,10 @@ def bars(results: Sequence[Result], by_isa: dict[str, list[Result]]) -> list[Bar
         )
         plain, extras = (one(dtype, "forward", name, results) for name in ("ours", "ours+extras"))
         promises.append(Bar(f"all extras {dtype}", extras.ms / plain.ms, 1.25, "× none"))
+        for direction in ("forward", "backward"):
+            none, kept = (one(dtype, direction, n, results) for n in ("ours", "ours+support"))
+            cost = kept.ms / none.ms
+            promises.append(Bar(f"support, {direction} {dtype}", cost, 1.1, "× none"))
         promises.append(
             Bar(
                 f"extra memory of the forward {dtype}",

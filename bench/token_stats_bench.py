@@ -8,7 +8,15 @@ from dataclasses import asdict
 
 import torch
 
-from bench.candidates import DTYPES, FORWARD_ONLY, ROTATED_BYTES, Calls, Shape, available
+from bench.candidates import (
+    DTYPES,
+    FORWARD_ONLY,
+    KEPT_IDS,
+    ROTATED_BYTES,
+    Calls,
+    Shape,
+    available,
+)
 from bench.environment import environment
 from bench.memory import peak_extra_bytes
 from bench.results import Result, useful_bytes
@@ -19,8 +27,12 @@ __all__ = ["measure"]
 FLOORS = {"forward": "read", "backward": "copy", "forward+backward": "read+copy"}
 """What a pass is compared with: it moves as many bytes and computes nothing."""
 
+WITH_BACKWARD = ("ours", "ours+support")
+"""Whose backward kernel can be run alone."""
+
 NOTES = {
     "ours+extras": "all seven outputs",
+    "ours+support": f"also over {KEPT_IDS} kept ids a row",
     "ours-in-cache": "one row N times: arithmetic alone",
     "liger": "log-probability only",
 }
@@ -74,7 +86,7 @@ def implementations(calls: Calls, direction: str, names: Collection[str]) -> dic
     if direction == "forward":
         return {name: calls.forward(name) for name in names}
     if direction == "backward":
-        return {"ours": calls.backward()} if "ours" in names else {}
+        return {name: calls.backward(name) for name in names if name in WITH_BACKWARD}
     return {name: calls.forward_backward(name) for name in names if name not in FORWARD_ONLY}
 
 

@@ -167,12 +167,12 @@ def test_round_robin_gives_up_on_what_does_not_fit() -> None:
 def test_a_tiny_run_reaches_the_csv_whole(tmp_path: Path) -> None:
     """Fails if a row is lost, mislabelled, or its derived columns contradict its times."""
     shape = Shape(4, 515, "bfloat16")
-    wanted = ("ours", "ours+extras", "eager", "trl", "verl")
+    wanted = ("ours", "ours+extras", "ours+support", "eager", "trl", "verl")
     rows = [row for batch in run([shape], device=CPU, repeats=3, only=wanted) for row in batch]
     assert [(row.direction, row.implementation) for row in rows] == [
         *(("forward", name) for name in ("read", *wanted)),
-        *(("backward", name) for name in ("copy", "ours")),
-        *(("forward+backward", name) for name in ("read", "copy", "ours", "eager", "trl", "verl")),
+        *(("backward", name) for name in ("copy", "ours", "ours+support")),
+        *(("forward+backward", n) for n in ("read", "copy", *wanted) if n != "ours+extras"),
     ]
     logits = 4 * 515 * 2
     for row in rows:
@@ -306,7 +306,9 @@ def reference_rows(**ours_forward: object) -> list[Result]:
         rows += [
             row(dtype=dtype, **ours_forward),
             row(dtype=dtype, implementation="ours+extras", ms=12.0),
+            row(dtype=dtype, implementation="ours+support", ms=10.4),
             row(dtype=dtype, direction="backward", floor="copy", ratio=1.1),
+            row(dtype=dtype, direction="backward", implementation="ours+support", ms=10.5),
             row(dtype=dtype, direction="forward+backward", ms=40.0),
             row(dtype=dtype, direction="forward+backward", implementation="compile", ms=240.0),
             row(dtype=dtype, direction="forward+backward", implementation="eager", ms=800.0),
@@ -330,13 +332,15 @@ def test_all_promises_hold_on_good_rows() -> None:
     """Fails if a promise is missing or reads the wrong row; the numbers are worked by hand."""
     promises = {bar.promise: bar for bar in bars(reference_rows(), isa_rows(1.9))}
     assert all(bar.holds for bar in promises.values())
-    assert len(promises) == 14
+    assert len(promises) == 18
     assert promises["forward float32"].measured == 1.2
     assert promises["backward bfloat16"].measured == 1.1
     faster = promises["forward+backward float32, faster than torch.compile"]
     assert faster.measured == 6.0
     assert faster.note == "eager: 20.0 ×"
     assert promises["all extras bfloat16"].measured == pytest.approx(1.2)
+    assert promises["support, forward float32"].measured == pytest.approx(1.04)
+    assert promises["support, backward float32"].measured == pytest.approx(1.05)
     assert promises["extra memory of the forward float32"].limit == pytest.approx(1.032768)
     assert promises["backward float32, v3"].measured == pytest.approx(1.9)
 
@@ -347,6 +351,15 @@ def test_all_promises_hold_on_good_rows() -> None:
         ({"ratio": 1.31}, 1.5, {"forward float32"}),
         ({"ratio": 2.81}, 1.5, {"forward float32", "forward bfloat16"}),
         ({"ms": 9.5}, 1.5, {"all extras float32", "all extras bfloat16"}),
+        (
+            {"ms": 9.4},
+            1.5,
+            {
+                f"{x} {t}"
+                for x in ("all extras", "support, forward")
+                for t in ("float32", "bfloat16")
+            },
+        ),
         (
             {"extra_mb": 2.0},
             1.5,

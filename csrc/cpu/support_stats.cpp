@@ -17,15 +17,20 @@ template <class Real>
 constexpr int kUnit = kChains * kLanes<Real>;
 
 // Call visit(logits, begin, count, padded) for up to kGathered kept ids at a time, the first of them
-// kept[begin].
+// kept[begin]. Where their gradients are to be written, those cache lines are asked for meanwhile.
 template <class Storage, class Visit>
-ENTROPY_INLINE void for_each_gathered(const Storage* z, const KeptIds& kept, Visit visit) {
+ENTROPY_INLINE void for_each_gathered(const Storage* z, const KeptIds& kept, Storage* out,
+                                      Visit visit) {
   using Real = typename RealOf<Storage>::Type;
   Real gathered[kGathered];
   for (int begin = 0; begin < kept.size(); begin += kGathered) {
     const int count = std::min(kGathered, kept.size() - begin);
     const int padded = (count + kUnit<Real> - 1) / kUnit<Real> * kUnit<Real>;
-    for (int i = 0; i < count; ++i) gathered[i] = widen(z[kept[begin + i]]);
+    for (int i = 0; i < count; ++i) {
+      const int32_t id = kept[begin + i];
+      if (out != nullptr) __builtin_prefetch(out + id, 1);
+      gathered[i] = widen(z[id]);
+    }
     std::fill(gathered + count, gathered + padded, negative_infinity<Real>());
     visit(gathered, begin, count, padded);
   }
@@ -90,7 +95,7 @@ int64_t forward(const SupportForward& params, int threads) {
     const Storage* const z = logits_of<Storage>(params, r);
     const TemperatureScale<Real> scale(temperature_of<Storage>(params, r));
     SoftmaxMoments<double, false> moments;
-    for_each_gathered(z, kept, [&](const Real* logits, int, int, int padded) {
+    for_each_gathered<Storage>(z, kept, nullptr, [&](const Real* logits, int, int, int padded) {
       merge(moments, moments_of(logits, padded, scale.log2), static_cast<double>(scale.log2));
     });
     write_support_row<Real>(params, r, converted<Real>(moments), scale,
@@ -109,7 +114,7 @@ int64_t backward(const SupportBackward& params, int threads) {
     const RowGradient<Real> whole(all, r, scale);
     const RowGradient<Real> part = support_gradient(params, r, scale);
     // Entries anew, rather than added to what is there: half precision is rounded once.
-    for_each_gathered(z, kept, [&](Real* logits, int begin, int count, int padded) {
+    for_each_gathered<Storage>(z, kept, out, [&](Real* logits, int begin, int count, int padded) {
       for (int i = 0; i < padded; i += kLanes<Real>) {
         Vector<Real> x;
         std::memcpy(&x, logits + i, kVectorBytes);
