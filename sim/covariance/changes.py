@@ -30,6 +30,8 @@ FORMS = ("covariance", "STEER, code", "STEER, own logit", "exact")
 SELECTORS = ("Clip-Cov", "KL-Cov", "top entropy")
 CHUNK_ELEMENTS = 2**18
 """Logits a chunk of tokens holds; its dozen float64 arrays stay near the processor's caches."""
+DRAWS = 25
+"""Of Clip-Cov, which takes a handful of tokens at random: its shares are means over so many."""
 LARGEST_INFLUENCE = 100.0
 """Of |Ω|, that it can be read off a weight: exp(−100) is a float64 far from underflow."""
 
@@ -40,7 +42,7 @@ class Forecast(NamedTuple):
     changes: dict[str, Array]
     """form → ΔH per unit step [N], nats; of the covariance and the code's form only up to scale"""
     picked: dict[str, NDArray[np.bool_]]
-    """selector with its paper's settings → [N]"""
+    """selector with its paper's settings → [draws, N]; more than one draw where it is random"""
     entropy: float
     """mean over the tokens, nats"""
 
@@ -57,13 +59,13 @@ def forecast(point: Point, seed: int) -> Forecast:
     own_logit = _influence("own_logit", stats, old.logp, stats.entropy, advantages, mask)
     changes = (-cov, -code, -own_logit, entropy_change(stats, advantages, ratio=ratio))
     picked = (
-        clip_cov(cov, mask, seed=seed),
-        kl_cov(cov, mask),
-        top_entropy(stats.entropy, mask),
+        torch.stack([clip_cov(cov, mask, seed=seed + draw) for draw in range(DRAWS)]),
+        kl_cov(cov, mask)[None],
+        top_entropy(stats.entropy, mask)[None],
     )
     return Forecast(
         {form: change[mask].numpy() for form, change in zip(FORMS, changes, strict=True)},
-        {name: chosen[mask].numpy() for name, chosen in zip(SELECTORS, picked, strict=True)},
+        {name: drawn[:, mask].numpy() for name, drawn in zip(SELECTORS, picked, strict=True)},
         float(stats.entropy[mask].mean()),
     )
 

@@ -13,8 +13,8 @@ import sim.covariance.command as command
 from entropy_ext import clip_cov, kl_cov, token_stats
 from sim.__main__ import app
 from sim.covariance import changes
-from sim.covariance.changes import FORMS, SELECTORS, forecast, true_changes
-from sim.covariance.measures import captured, greatest, measure, relative_error, spearman
+from sim.covariance.changes import FORMS, SELECTORS, Forecast, forecast, true_changes
+from sim.covariance.measures import captured, compare, greatest, measure, relative_error, spearman
 from sim.covariance.policies import Sizes, points
 
 SMALL = Sizes(prompts=24, group=8, length=6, actions=20)
@@ -159,17 +159,27 @@ def test_selections_are_the_library_s(small_points):
         count = int(point.mask.sum())
         cov = torch.zeros(point.mask.shape, dtype=torch.float64)
         cov[point.mask] = -torch.from_numpy(known.changes["covariance"])
-        for name, expected in (
-            ("Clip-Cov", clip_cov(cov, point.mask, seed=5)),
-            ("KL-Cov", kl_cov(cov, point.mask)),
-        ):
-            assert (known.picked[name] == expected[point.mask].numpy()).all()
+        for draw, drawn in enumerate(known.picked["Clip-Cov"]):
+            expected = clip_cov(cov, point.mask, seed=5 + draw)
+            assert (drawn == expected[point.mask].numpy()).all()
+        assert draw == changes.DRAWS - 1
+        (kl,) = known.picked["KL-Cov"]
+        assert (kl == kl_cov(cov, point.mask)[point.mask].numpy()).all()
         entropy = token_stats(
             point.logits[:, None].expand(-1, SMALL.group, -1, -1), point.tokens
         ).entropy[point.mask]
-        top = torch.from_numpy(known.picked["top entropy"])
+        top = torch.from_numpy(known.picked["top entropy"][0])
         assert top.sum() == int(0.2 * count + 0.9999)
         assert entropy[top].min() >= entropy[~top].max()
+
+
+def test_random_selectors_are_averaged():
+    """Means over the draws, by hand: catches one draw's handful of tokens taken for the method."""
+    truth = np.array([-1.0, 2.0, -3.0, 4.0])
+    draws = np.array([[1, 0, 0, 0], [0, 0, 1, 0]], dtype=bool)
+    known = Forecast({"exact": truth}, {"Clip-Cov": draws}, 0.5)
+    (result,) = compare("by hand", 0.1, known, truth).selectors
+    assert result == ("Clip-Cov", 1, 0.2, 0.4, 0.25, 0.5)
 
 
 def test_spearman_by_hand():
