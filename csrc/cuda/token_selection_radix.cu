@@ -157,10 +157,10 @@ __device__ __forceinline__ TokenHash hash_of(const TokenSelect& params) {
 // Digit `pass` of the candidates that agree with the threshold so far.
 template <class Real, SelectOrder kOrder>
 __global__ void __launch_bounds__(kThreads, 2)
-    count_digits(const __grid_constant__ TokenSelect params, int pass) {
+    count_digits(const __grid_constant__ TokenSelect params,
+                 const __grid_constant__ SelectKeys keys, int pass) {
   SHARED_ARRAY(uint32_t, histogram, kBins);
   SHARED_ARRAY(uint32_t, valid_tokens, 1);
-  const SelectKeys keys(params);
   const SelectState state = state_before(params, keys, pass);
   record_state(params, pass, state);
   if (state.resolved != 0) return;
@@ -197,8 +197,8 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 template <class Real, SelectOrder kOrder>
 __global__ void __launch_bounds__(kThreads, 2)
-    mark_selected(const __grid_constant__ TokenSelect params) {
-  const SelectKeys keys(params);
+    mark_selected(const __grid_constant__ TokenSelect params,
+                  const __grid_constant__ SelectKeys keys) {
   const SelectState state = state_before(params, keys, keys.passes());
   record_state(params, keys.passes(), state);
   const TokenHash hash = hash_of<kOrder>(params);
@@ -220,20 +220,20 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 template <class Real>
 const char* select_pass(const TokenSelect& params, int pass, Stream stream) {
-  const int64_t blocks = tile_blocks<kTokens>(params.count, kMaxBlocks);
-  return params.order == SelectOrder::kRandom
-             ? launch(count_digits<Real, SelectOrder::kRandom>, blocks, kThreads, stream, params,
-                      pass)
-             : launch(count_digits<Real, SelectOrder::kLargest>, blocks, kThreads, stream, params,
-                      pass);
+  const auto kernel = params.order == SelectOrder::kRandom
+                          ? count_digits<Real, SelectOrder::kRandom>
+                          : count_digits<Real, SelectOrder::kLargest>;
+  return launch(kernel, tile_blocks<kTokens>(params.count, kMaxBlocks), kThreads, stream, params,
+                SelectKeys(params), pass);
 }
 
 template <class Real>
 const char* select_mark(const TokenSelect& params, Stream stream) {
-  const int64_t blocks = tile_blocks<kTokens>(params.count, kMaxBlocks);
-  return params.order == SelectOrder::kRandom
-             ? launch(mark_selected<Real, SelectOrder::kRandom>, blocks, kThreads, stream, params)
-             : launch(mark_selected<Real, SelectOrder::kLargest>, blocks, kThreads, stream, params);
+  const auto kernel = params.order == SelectOrder::kRandom
+                          ? mark_selected<Real, SelectOrder::kRandom>
+                          : mark_selected<Real, SelectOrder::kLargest>;
+  return launch(kernel, tile_blocks<kTokens>(params.count, kMaxBlocks), kThreads, stream, params,
+                SelectKeys(params));
 }
 
 }  // namespace
