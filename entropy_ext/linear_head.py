@@ -134,7 +134,7 @@ class _LinearTokenLoss(torch.autograd.Function):
         shape = tokens.shape
         flat, tokens, temperature, mask = flatten_rows(hidden, tokens, temperature, mask)
         needs = tuple(record and need for need in ctx.needs_input_grad[:3])
-        gradients = Gradients(hidden, weight, bias, (needs[0], needs[1], needs[2]))
+        gradients = Gradients(hidden, weight, bias, needs, chunk)
         dtype = STATS_DTYPE[hidden.dtype]
         total = torch.zeros((), dtype=dtype, device=hidden.device)
         results = hidden.new_empty((7 if extras else 3, len(tokens)), dtype=dtype)

@@ -66,7 +66,7 @@ def linear_token_stats_backward(
     chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of hidden, weight and bias; empty where not needed. Logits are formed again."""
-    gradients = Gradients(hidden, weight, bias, (needs[0], needs[1], needs[2]))
+    gradients = Gradients(hidden, weight, bias, needs, chunk)
     per_token = [
         x.reshape(-1) for x in (entropy, row_max, row_sum, grad_logp, grad_entropy, grad_lse)
     ]

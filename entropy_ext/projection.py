@@ -6,7 +6,7 @@ no more than one chunk of logits exists at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -125,19 +125,31 @@ class Projection:
 class Gradients:
     """Gradients of hidden, weight and bias, summed over chunks; None for those not asked for.
 
-    Those of weight and bias are summed in float32 (float64 for float64), and rounded at the end.
+    The sums over several chunks are float32 (float64 for float64), and rounded at the end.
     """
 
     def __init__(
-        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: tuple[bool, bool, bool]
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        needs: Sequence[bool],
+        chunk: int,
     ) -> None:
-        wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        rows = hidden.numel() // hidden.shape[-1]
+        half = hidden.dtype not in (torch.float32, torch.float64)
+        summed = torch.float32 if half and rows > chunk else hidden.dtype
         # Contiguous, so that chunks of the flattened rows are written into it.
         self.hidden = hidden.new_empty(hidden.shape) if needs[0] else None
-        self._weight = torch.zeros_like(weight, dtype=wide) if needs[1] else None
-        self._bias = torch.zeros_like(bias, dtype=wide) if needs[2] and bias is not None else None
+        self._weight = torch.empty_like(weight, dtype=summed) if needs[1] else None
+        self._bias = torch.zeros_like(bias, dtype=summed) if needs[2] and bias is not None else None
         self._matrix = weight
-        self._dtype = hidden.dtype
+        self._first = True
+        if self._weight is not None and rows == 0:
+            self._weight.zero_()
+        self._product = weight.new_empty(
+            (min(_WEIGHT_ROWS, len(weight)) if summed != hidden.dtype else 0, weight.shape[1])
+        )
 
     def add(self, rows: slice, hidden: Tensor, grad_logits: Tensor) -> None:
         """A chunk's share, from the gradient of its logits [n, V]."""
@@ -145,29 +157,32 @@ class Gradients:
             flat = self.hidden.view(-1, self.hidden.shape[-1])
             torch.mm(grad_logits, self._matrix, out=flat[rows])
         if self._weight is not None:
-            _add_product(self._weight, grad_logits, hidden)
+            self._add_product(self._weight, grad_logits, hidden)
+            self._first = False
         if self._bias is not None:
             self._bias += grad_logits.sum(0, dtype=self._bias.dtype)
+
+    def _add_product(self, total: Tensor, grad_logits: Tensor, hidden: Tensor) -> None:
+        """total += grad_logitsᵀ·hidden, the sum in the dtype of the total."""
+        if total.dtype == grad_logits.dtype:
+            torch.addmm(total, grad_logits.T, hidden, beta=0 if self._first else 1, out=total)
+            return
+        # PyTorch has no product of half-precision matrices that adds to a float32 one everywhere.
+        for begin in range(0, len(total), _WEIGHT_ROWS):
+            block = slice(begin, min(begin + _WEIGHT_ROWS, len(total)))
+            product = self._product[: block.stop - begin]
+            torch.mm(grad_logits[:, block].T, hidden, out=product)
+            if self._first:
+                total[block] = product
+            else:
+                total[block] += product
 
     @property
     def weight(self) -> Tensor | None:
         """[V, D], in the dtype of the weight."""
-        return None if self._weight is None else self._weight.to(self._dtype)
+        return None if self._weight is None else self._weight.to(self._matrix.dtype)
 
     @property
     def bias(self) -> Tensor | None:
         """[V], in the dtype of the bias."""
-        return None if self._bias is None else self._bias.to(self._dtype)
-
-
-def _add_product(total: Tensor, grad_logits: Tensor, hidden: Tensor) -> None:
-    """total += grad_logitsᵀ·hidden, without rounding the sum to half precision."""
-    if grad_logits.dtype == total.dtype:
-        total.addmm_(grad_logits.T, hidden)
-        return
-    for begin in range(0, len(total), _WEIGHT_ROWS):
-        columns = slice(begin, begin + _WEIGHT_ROWS)
-        if total.is_cuda:
-            total[columns] += torch.mm(grad_logits[:, columns].T, hidden, out_dtype=total.dtype)
-        else:
-            total[columns] += torch.mm(grad_logits[:, columns].T, hidden)
+        return None if self._bias is None else self._bias.to(self._matrix.dtype)

@@ -110,7 +110,7 @@ class _VocabParallelLinear(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, local, temperature, mask, *row_stats = ctx.saved_tensors
-        gradients = Gradients(hidden, weight, bias, ctx.needs_input_grad[:3])
+        gradients = Gradients(hidden, weight, bias, ctx.needs_input_grad, ctx.chunk)
         flat, ids, tau, keep = flatten_rows(hidden, local, temperature, mask)
         per_token = [x.reshape(-1) for x in (*row_stats, *grads)]
         for rows, inputs, logits in Projection(flat, weight, bias, keep, ctx.chunk):
