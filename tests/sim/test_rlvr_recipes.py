@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from entropy_ext.recipes import RECIPES
+from entropy_ext.rl.controllers import ReferenceReset
+from sim.rlvr.fields import SUPPLIED
 from sim.rlvr.interrupt import deferred_interrupt
 from sim.rlvr.model import build_model
 from sim.rlvr.options import configured
@@ -20,13 +22,19 @@ from sim.rlvr.trainer import Trainer
 from sim.rlvr.warmup import warm_up
 
 STEPS = 20
+# The recipes that `make test` trains with, and options under which they need what no other does:
+# between them every optional field and every part of the harness.
 REPRESENTATIVE = {
-    # name → the optional fields and harness parts it stands for
-    "grpo": "none",
-    "vapo": "values, correct; value pre-training",
+    "vapo": dict,
+    "seed_grpo": dict,
+    "bcpg_nsa": dict,
+    "prorl": lambda: {"resets": ReferenceReset(every=6)},
+    "luffy": lambda: {"teacher_probabilities": True},
+    "steer": lambda: {"form": "exact"},
+    "entropic": dict,
+    "sent": dict,
+    "deepseek_v32": lambda: {"top_p": 0.9, "domain_kl": {1: 0.5}},
 }
-
-
 NAMES = [
     name if name in REPRESENTATIVE else pytest.param(name, marks=pytest.mark.every_recipe)
     for name in RECIPES
@@ -66,7 +74,8 @@ def test_twenty_steps_and_the_same_after_an_interruption(tmp_path, tasks, warm, 
     task, held_out = tasks
 
     def run(directory, stop_after=None):
-        recipe = configured(name, {"group_size": 4, "minibatches": 2})
+        options = REPRESENTATIVE.get(name, dict)()
+        recipe = configured(name, {"group_size": 4, "minibatches": 2, **options})
         recipe.value_pretraining = min(recipe.value_pretraining, 3)
         trainer = Trainer(
             copy.deepcopy(warm),
@@ -112,6 +121,14 @@ def test_twenty_steps_and_the_same_after_an_interruption(tmp_path, tasks, warm, 
     assert sum(row["updates"] for row in rows) > STEPS / 2
     for before, after in zip(warm.parameters(), trainer.model.parameters(), strict=True):
         assert not torch.equal(before, after)
+
+
+def test_the_representatives_cover_every_field():
+    """Catches a field that a recipe has come to need and that `make test` never trains with."""
+    needed = [configured(name, {}).needs for name in RECIPES]
+    trained = [configured(name, options()).needs for name, options in REPRESENTATIVE.items()]
+    assert frozenset().union(*needed) <= frozenset().union(*trained)
+    assert SUPPLIED - frozenset().union(*trained) == {"truncated"}
 
 
 def _bytes(state):
