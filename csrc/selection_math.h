@@ -223,8 +223,8 @@ ENTROPY_INLINE SelectState next_state(const SelectState& state, const SelectKeys
   return next;
 }
 
-// Where the PPO clip binds, told from the logarithm of the ratio: no exponential, no rounding of it.
-// 1 + high beyond e^20, or 1 − low below e^−20, is never reached, for the log-ratio is clamped there.
+// Where the PPO clip binds, told from the logarithm of the ratio: no exponential, no rounding of
+// it. 1 + high beyond e^20, or 1 − low below e^−20, is never reached: the log-ratio is clamped.
 struct ClipRange {
   double above;
   double below;

@@ -1,5 +1,5 @@
 // Plain structs and launchers of what works on one number per token: moments, covariance, selection
-// and weights. Arrays hold `count` tokens, flat and contiguous; "Real" is float or double (`dtype`).
+// and weights. Arrays hold `count` tokens, flat and contiguous; "Real" is float or double, by dtype.
 //
 // A token is valid where its mask is set (nullptr: everywhere). What stands at the others is never
 // looked at, so that padding may hold anything.
@@ -35,7 +35,8 @@ struct TokenMoments {
   MomentSums* scratch;     // CUDA only: [moment_blocks(count)]
 };
 
-// Sums of several calls or ranks, added in their order.
+// Sums of several calls or ranks, added in an order that their number alone decides. `sums` may be
+// one of the parts.
 struct MergeMoments {
   int64_t count;
   const MomentSums* parts;  // [count]
@@ -53,7 +54,8 @@ struct TokenCovariance {
   void* covariance;  // Real [count], written
 };
 
-// Where the PPO clip binds: −A·clip(ρ, 1 − low, 1 + high) > −A·ρ, ρ = exp(clamp(logp − old_logp, ±20)).
+// Where the PPO clip binds: −A·clip(ρ, 1 − low, 1 + high) > −A·ρ,
+// ρ = exp(clamp(logp − old_logp, ±20)).
 struct ClippedTokens {
   Dtype dtype;
   int64_t count;
@@ -75,15 +77,15 @@ enum class SelectCount : int {
 
 // Which come first.
 enum class SelectOrder : int {
-  kLargest = 0,  // by value, descending; equal values by token id, ascending (kQuantile: all of them)
+  kLargest = 0,  // by value, descending; equal values by token id, ascending (kQuantile: all)
   kRandom = 1,   // by a hash of (seed, token id), distinct for distinct ids
 };
 
 // Radix selection on order-preserving keys, kDigitBits at a time: pass d counts, among the
 // candidates that agree with the threshold so far, the values of digit d; the next pass (or the
 // mark) finds in those counts which digit the threshold has. Candidates are valid tokens whose
-// value is within() low and high, and that are not excluded. states[d + 1] is what pass d found; the
-// next pass or the mark writes it, for the counts may have been summed over ranks in between.
+// value is within() low and high, and that are not excluded. states[d + 1] is what pass d found;
+// the next pass or the mark writes it, for the counts may have been summed over ranks in between.
 //
 // Counts are integers, so their order of addition is free: they may be summed over blocks, threads
 // and, between passes, over ranks.
@@ -165,17 +167,18 @@ struct SteerWeights {
   double lambda_min;
   double lambda_max;
   double floor;
-  int64_t* range;              // [2] bits of the greatest |Ω| (double), INT64_MAX − bits of the least; zero before
+  int64_t* range;              // [2] bits of the greatest M (as double), INT64_MAX − bits of the
+                               // least; zero before
   void* weights;               // Real [count]: M between the launches
 };
 
-// The CPU functions; those that return a position return the first valid token with an input that is
-// not finite, or −1.
+// The CPU functions; those that return a position return the first valid token with an input that
+// is not finite (pass 0: that is NaN), or −1.
 int64_t token_moments_cpu(const TokenMoments& params, int threads);
 void merge_moments_cpu(const MergeMoments& params);
 int64_t token_covariance_cpu(const TokenCovariance& params, int threads);
 void clipped_tokens_cpu(const ClippedTokens& params, int threads);
-int64_t select_pass_cpu(const TokenSelect& params, int pass, int threads);  // NaN in a valid token, in pass 0
+int64_t select_pass_cpu(const TokenSelect& params, int pass, int threads);
 void select_mark_cpu(const TokenSelect& params, int threads);
 void entropy_change_cpu(const EntropyChange& params, int threads);
 int64_t steer_range_cpu(const SteerWeights& params, int threads);

@@ -101,7 +101,7 @@ def covariance(logp: Tensor, advantages: Tensor, mask: Tensor | None, sums: Tens
     """
     check_tokens({"logp": logp, "advantages": advantages}, mask=mask)
     check_sums(sums, logp)
-    logp, advantages, mask = _contiguous(logp, advantages, mask)
+    logp, advantages, mask, sums = _contiguous(logp, advantages, mask, sums)
     result = torch.empty_like(logp)
     if logp.numel() == 0:
         return result
@@ -111,7 +111,7 @@ def covariance(logp: Tensor, advantages: Tensor, mask: Tensor | None, sums: Tens
                 logp=logp,
                 advantages=advantages,
                 mask=mask,
-                sums=sums.contiguous(),
+                sums=sums,
                 covariance=result,
             ),
             **_of(logp),

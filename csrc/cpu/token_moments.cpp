@@ -17,7 +17,7 @@ namespace {
 // x·y − fl(x·y), exact. Of floats the product is exact in double already.
 template <class Real>
 ENTROPY_INLINE Doubles product_error(Doubles x, Doubles y, Doubles product) {
-#if defined(__AVX2__) || defined(__ARM_NEON)
+#if defined(__AVX2__)
   return fused(x, y, -product);
 #else
   Doubles error;
@@ -91,7 +91,7 @@ int64_t moments(const TokenMoments& params, int threads) {
         for_each_vector(begin, end, [&](int64_t i, int64_t n) {
           const Doubles x = load_tokens(logp + i, n);
           const Doubles a = load_tokens(advantages + i, n);
-          const DoubleMask valid = load_flags<DoubleMask>(params.mask, i, n, true);
+          const DoubleMask valid = load_valid(params.mask, i, n);
           const DoubleMask finite = unless_finite(x) + unless_finite(a) == Doubles{};
           const DoubleMask good = valid & finite;
           rejected = rejected | (valid & ~finite);
@@ -118,7 +118,7 @@ int64_t covariance(const TokenCovariance& params, int threads) {
         for_each_vector(begin, end, [&](int64_t i, int64_t n) {
           const Doubles x = load_tokens(logp + i, n);
           const Doubles a = load_tokens(advantages + i, n);
-          const DoubleMask valid = load_flags<DoubleMask>(params.mask, i, n, true);
+          const DoubleMask valid = load_valid(params.mask, i, n);
           rejected = rejected | (valid & (unless_finite(x) + unless_finite(a) != Doubles{}));
           const Doubles value = covariance_of(x, a, mean_logp, mean_advantage);
           store_tokens(valid ? value : Doubles{}, static_cast<Real*>(params.covariance) + i, n);

@@ -7,139 +7,15 @@
 
 #include <algorithm>
 
-#include "../selection_math.h"
 #include "isa.h"
-#include "simd.h"
-#include "token_vectors.h"
+#include "select_digits.h"
 
 namespace entropy_ext::ENTROPY_EXT_ISA {
 namespace {
 
-constexpr uint16_t kNoCandidate = kBins;
-// Tokens whose digits are found, then counted, while they lie in the first-level cache.
-constexpr int64_t kBlock = 2048;
-static_assert(kSelectRange % kBlock == 0 && kSelectRange <= 65536, "offsets of 16 bits");
-
-template <class Real>
-struct Selection {
-  const TokenSelect& params;
-  const Real* values;
-  SelectKeys keys;
-  TokenHash hash;
-  Real least;  // candidates are at least this and at most the next
-  Real most;
-
-  explicit Selection(const TokenSelect& select)
-      : params(select),
-        values(static_cast<const Real*>(select.values)),
-        keys(select),
-        hash(select.order == SelectOrder::kRandom ? select.seed[0] : 0),
-        least(above(select.low)),
-        most(-above(-select.high)) {}
-
-  // The least Real above a bound, −∞ for want of one.
-  static Real above(double bound) {
-    if (bound == -INFINITY) return negative_infinity<Real>();
-    const Real rounded = static_cast<Real>(bound);
-    if (static_cast<double>(rounded) > bound) return rounded;
-    return std::nextafter(rounded, -negative_infinity<Real>());
-  }
-
-  ENTROPY_INLINE uint64_t value_key(int64_t i) const {
-    if (params.order == SelectOrder::kLargest) return descending_key(values[i]);
-    return hash(params.token_ids == nullptr ? i : params.token_ids[i]);
-  }
-  ENTROPY_INLINE uint64_t tie_key(int64_t i) const { return id_key(params.token_ids, i); }
-};
-
-// What pass 0 learns from some of the tokens. Two histograms, for neighbours often share a digit and
-// would wait for each other's count.
-struct FirstCounts {
-  int64_t bins[2][kCounters] = {};
-  int64_t valid = 0;
-  bool has_nan = false;
-};
-
-// The first digits of kLanes tokens of kLargest at i, or of fewer at the end; kNoCandidate or, with
-// kRandom, 0 for those whose digit is a hash.
-template <class Real, SelectOrder kOrder>
-ENTROPY_INLINE void vector_digits(const Selection<Real>& selection, int64_t i, int64_t count,
-                                  Mask<Real>& valid_lanes, Mask<Real>& nan_lanes) {
-  constexpr int kWidth = kLanes<Real>;
-  constexpr int kBits = 8 * sizeof(Real);
-  typedef uint16_t Digits __attribute__((vector_size(kWidth * sizeof(uint16_t))));
-  const TokenSelect& params = selection.params;
-  Vector<Real> x = {};
-  if (count == kWidth) {
-    std::memcpy(&x, selection.values + i, sizeof(x));
-  } else {
-    std::memcpy(&x, selection.values + i, count * sizeof(Real));
-  }
-  const auto valid = load_flags<Mask<Real>>(params.mask, i, count, true);
-  const auto excluded = load_flags<Mask<Real>>(params.excluded, i, count, false);
-  valid_lanes = valid_lanes - valid;
-  nan_lanes = nan_lanes | (valid & (x != x));
-  const Mask<Real> candidate =
-      valid & ~excluded & (x >= splat(selection.least)) & (x <= splat(selection.most));
-  Mask<Real> digit = {};
-  if constexpr (kOrder == SelectOrder::kLargest) {
-    // descending_key() of a vector: a negative number's bits, all but the sign of others inverted.
-    const Mask<Real> bits = bit_cast<Mask<Real>>(x + Vector<Real>{});
-    const Mask<Real> negative = bits >> (kBits - 1);
-    const Mask<Real> sign = bit_cast<Mask<Real>>(splat(Real(-0.0)));
-    digit = ((bits ^ (~negative & ~sign)) >> (kBits - kDigitBits)) & (kBins - 1);
-  }
-  const Mask<Real> none = Mask<Real>{} + kNoCandidate;
-  const Digits digits = __builtin_convertvector(candidate ? digit : none, Digits);
-  if (count == kWidth) {
-    std::memcpy(params.digits + i, &digits, sizeof(digits));
-  } else {
-    std::memcpy(params.digits + i, &digits, count * sizeof(uint16_t));
-  }
-}
-
-// Find and count the first digits of the block that begins at `begin`.
-template <class Real, SelectOrder kOrder>
-void count_block(const Selection<Real>& selection, int64_t begin, int64_t end,
-                 FirstCounts& counts) {
-  constexpr int kWidth = kLanes<Real>;
-  Mask<Real> valid = {};
-  Mask<Real> nan = {};
-  int64_t i = begin;
-  for (; i + kWidth <= end; i += kWidth) {
-    vector_digits<Real, kOrder>(selection, i, kWidth, valid, nan);
-  }
-  if (i < end) vector_digits<Real, kOrder>(selection, i, end - i, valid, nan);
-  for (int lane = 0; lane < kWidth; ++lane) {
-    counts.valid += valid[lane];
-    counts.has_nan |= nan[lane] != 0;
-  }
-
-  uint16_t* const digits = selection.params.digits;
-  if constexpr (kOrder == SelectOrder::kRandom) {
-    uint16_t candidates[kBlock];
-    int64_t found = 0;
-    for (int64_t k = begin; k < end; ++k) {
-      candidates[found] = static_cast<uint16_t>(k - begin);
-      found += digits[k] != kNoCandidate;
-    }
-    for (int64_t c = 0; c < found; ++c) {
-      const int64_t k = begin + candidates[c];
-      digits[k] = static_cast<uint16_t>(selection.keys.digit(0, selection.value_key(k), 0));
-      ++counts.bins[0][digits[k]];
-    }
-    return;
-  }
-  int64_t k = begin;
-  for (; k + 1 < end; k += 2) {
-    ++counts.bins[0][digits[k]];
-    ++counts.bins[1][digits[k + 1]];
-  }
-  if (k < end) ++counts.bins[0][digits[k]];
-}
-
 int64_t ranges_of(int64_t count) { return (count + kSelectRange - 1) / kSelectRange; }
 
+// Pass 0. Returns the first valid token that is NaN, or −1.
 template <class Real>
 int64_t count_first(const Selection<Real>& selection, int threads) {
   const TokenSelect& params = selection.params;
@@ -147,9 +23,12 @@ int64_t count_first(const Selection<Real>& selection, int threads) {
   const int64_t ranges = ranges_of(params.count);
 #pragma omp parallel num_threads(std::min<int64_t>(threads, ranges)) if (ranges > 1)
   {
-    FirstCounts counts;
+    int64_t bins[kBins] = {};
+    int64_t valid = 0;
+    bool found_nan = false;
 #pragma omp for schedule(static)
     for (int64_t range = 0; range < ranges; ++range) {
+      RangeCounts counts;
       const int64_t range_end = std::min(params.count, (range + 1) * kSelectRange);
       for (int64_t begin = range * kSelectRange; begin < range_end; begin += kBlock) {
         const int64_t end = std::min(range_end, begin + kBlock);
@@ -160,14 +39,17 @@ int64_t count_first(const Selection<Real>& selection, int threads) {
         }
       }
       params.agreed[range] = 0;
+      for (int bin = 0; bin < kBins; ++bin) {
+        for (int h = 0; h < kHistograms; ++h) bins[bin] += counts.bins[h][bin];
+      }
+      valid += counts.valid;
+      found_nan |= counts.has_nan;
     }
 #pragma omp critical(count_first)
     {
-      for (int bin = 0; bin < kBins; ++bin) {
-        params.counters[bin] += counts.bins[0][bin] + counts.bins[1][bin];
-      }
-      params.counters[kBins] += counts.valid;
-      has_nan |= counts.has_nan;
+      for (int bin = 0; bin < kBins; ++bin) params.counters[bin] += bins[bin];
+      params.counters[kBins] += valid;
+      has_nan |= found_nan;
     }
   }
   for (int64_t i = 0; has_nan && i < params.count; ++i) {
@@ -224,49 +106,58 @@ void apply_first(const TokenSelect& params, const SelectState& state, int64_t ra
   params.agreed[range] = found;
 }
 
-// By one more digit: mark the chosen among those listed, and keep those that still agree.
+// By one more digit: those listed that are below the threshold's are chosen, and those that have it,
+// if the threshold is resolved; if not, they stay in the list.
 template <class Real>
-void apply_next(const Selection<Real>& selection, const SelectState& state, int64_t range) {
+void apply_next(const Selection<Real>& selection, const SelectState& state, int pass,
+                int64_t range) {
   const TokenSelect& params = selection.params;
+  const DigitOf<Real> digit_of(selection, pass - 1);
+  const uint64_t threshold = (digit_of.of_value ? state.value : state.id) & digit_of.last;
   uint16_t* const agreeing = params.agreeing + range * kSelectRange;
+  const int64_t listed = params.agreed[range];
   int64_t kept = 0;
-  for (int64_t k = 0; k < params.agreed[range]; ++k) {
+  for (int64_t k = 0; k < listed; ++k) {
     const int64_t i = range * kSelectRange + agreeing[k];
-    const int order =
-        selection.keys.compare(state, selection.value_key(i), selection.tie_key(i));
-    params.selected[i] = order < 0 || (order == 0 && state.resolved);
+    const uint64_t digit = digit_of(i);
+    params.selected[i] = digit < threshold + state.resolved;
     agreeing[kept] = agreeing[k];
-    kept += order == 0 && !state.resolved;
+    kept += digit == threshold && !state.resolved;
   }
   params.agreed[range] = kept;
 }
 
-// Apply states[pass] to all tokens and, unless it is the last word, count digit `pass` of those that
-// agree with it.
+// Apply states[pass] to all tokens and, unless it is the last word, count digit `pass` of those
+// that agree with it.
 template <class Real>
 void apply_and_count(const Selection<Real>& selection, int pass, int threads) {
   const TokenSelect& params = selection.params;
+  const bool finished = params.states[pass - 1].resolved != 0;
   const SelectState state = state_before(params, selection.keys, pass);
-  int64_t* const counters = params.counters + int64_t{pass} * kCounters;
+  if (finished) return;
   const int64_t ranges = ranges_of(params.count);
 #pragma omp parallel num_threads(std::min<int64_t>(threads, ranges)) if (ranges > 1)
   {
-    int64_t counts[kBins] = {};
+    constexpr int kPair = 2;  // of histograms, see RangeCounts
+    int64_t counts[kPair][kBins] = {};
 #pragma omp for schedule(static)
     for (int64_t range = 0; range < ranges; ++range) {
       if (pass == 1) {
         apply_first(params, state, range);
       } else {
-        apply_next(selection, state, range);
+        apply_next(selection, state, pass, range);
       }
+      if (state.resolved) continue;
+      const DigitOf<Real> digit_of(selection, pass);
+      const uint16_t* const agreeing = params.agreeing + range * kSelectRange;
       for (int64_t k = 0; k < params.agreed[range]; ++k) {
-        const int64_t i = range * kSelectRange + params.agreeing[range * kSelectRange + k];
-        ++counts[selection.keys.digit(pass, selection.value_key(i), selection.tie_key(i))];
+        ++counts[k % kPair][digit_of(range * kSelectRange + agreeing[k])];
       }
     }
     if (!state.resolved) {
+      int64_t* const counters = params.counters + int64_t{pass} * kCounters;
 #pragma omp critical(count_next)
-      for (int bin = 0; bin < kBins; ++bin) counters[bin] += counts[bin];
+      for (int bin = 0; bin < kBins; ++bin) counters[bin] += counts[0][bin] + counts[1][bin];
     }
   }
 }

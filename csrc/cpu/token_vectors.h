@@ -3,6 +3,10 @@
 
 #include <algorithm>
 
+#if defined(__SSE4_1__)
+#include <immintrin.h>
+#endif
+
 #include "simd.h"
 
 namespace entropy_ext::ENTROPY_EXT_ISA {
@@ -68,22 +72,51 @@ ENTROPY_INLINE void store_tokens(Doubles v, float* p, int64_t count) {
   }
 }
 
-// Lanes of `Integers` from `count` flags: all ones where set. No flags: all `absent`, as far as
-// there are tokens.
-template <class Integers>
-ENTROPY_INLINE Integers load_flags(const bool* p, int64_t begin, int64_t count, bool absent) {
-  constexpr int kWidth = sizeof(Integers) / sizeof(Integers{}[0]);
-  typedef uint8_t Bytes __attribute__((vector_size(kWidth)));
-  Bytes bytes = {};
-  if (p == nullptr) {
-    if (count == kWidth) return Integers{} - absent;
-    std::memset(&bytes, absent, count);
-  } else if (count == kWidth) {
-    std::memcpy(&bytes, p + begin, sizeof(bytes));
-  } else {
-    std::memcpy(&bytes, p + begin, count);
+// kLanes<Real> bytes as lanes. GCC 12 would take __builtin_convertvector() of them one by one.
+template <class Real>
+ENTROPY_INLINE Mask<Real> widen_bytes(const void* p) {
+  constexpr int kBytes = kLanes<Real>;
+#if defined(__SSE4_1__)
+  // By way of a register: a wide load of what was just stored in parts would wait.
+  uint64_t low = 0;
+  uint64_t high = 0;
+  std::memcpy(&low, p, kBytes < 8 ? kBytes : 8);
+  if constexpr (kBytes == 16) std::memcpy(&high, static_cast<const char*>(p) + 8, 8);
+  const __m128i all = _mm_set_epi64x(static_cast<int64_t>(high), static_cast<int64_t>(low));
+  constexpr bool kFloat = sizeof(Real) == sizeof(float);
+#if defined(__AVX512F__)
+  if constexpr (kFloat) return bit_cast<Mask<Real>>(_mm512_maskz_cvtepu8_epi32(0xffff, all));
+  if constexpr (!kFloat) return bit_cast<Mask<Real>>(_mm512_maskz_cvtepu8_epi64(0xff, all));
+#elif defined(__AVX2__)
+  if constexpr (kFloat) return bit_cast<Mask<Real>>(_mm256_cvtepu8_epi32(all));
+  if constexpr (!kFloat) return bit_cast<Mask<Real>>(_mm256_cvtepu8_epi64(all));
+#else
+  if constexpr (kFloat) return bit_cast<Mask<Real>>(_mm_cvtepu8_epi32(all));
+  if constexpr (!kFloat) return bit_cast<Mask<Real>>(_mm_cvtepu8_epi64(all));
+#endif
+#else
+  uint8_t bytes[kBytes];
+  std::memcpy(bytes, p, kBytes);
+  Mask<Real> lanes;
+  for (int i = 0; i < kBytes; ++i) lanes[i] = bytes[i];
+  return lanes;
+#endif
+}
+
+// Lanes of all ones where a flag is set, among `count` ≤ kLanes<Real> of them from i on, and of
+// zeros beyond. No flags: all are `absent`.
+template <class Real>
+ENTROPY_INLINE Mask<Real> load_flags(const bool* flags, int64_t i, int64_t count, bool absent) {
+  if (count == kLanes<Real>) {
+    return flags == nullptr ? Mask<Real>{} - absent : -widen_bytes<Real>(flags + i);
   }
-  return -__builtin_convertvector(bytes, Integers);
+  bool some[kLanes<Real>] = {};
+  for (int64_t k = 0; k < count; ++k) some[k] = flags == nullptr ? absent : flags[i + k];
+  return -widen_bytes<Real>(some);
+}
+
+ENTROPY_INLINE DoubleMask load_valid(const bool* mask, int64_t i, int64_t count) {
+  return load_flags<double>(mask, i, count, true);
 }
 
 ENTROPY_INLINE bool any(DoubleMask lanes) {
@@ -113,7 +146,8 @@ template <class Run>
 ENTROPY_INLINE int64_t for_each_chunk(int64_t count, int threads, Run run) {
   const int64_t chunks = chunks_of(count);
   int64_t first_bad = count;
-#pragma omp parallel for num_threads(std::min<int64_t>(threads, chunks)) reduction(min : first_bad) if (chunks > 1)
+  const auto team = static_cast<int>(std::min<int64_t>(threads, chunks));
+#pragma omp parallel for num_threads(team) reduction(min : first_bad) if (chunks > 1)
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     const int64_t bad = run(chunk, chunk * kChunk, std::min(count, (chunk + 1) * kChunk));
     if (bad >= 0) first_bad = std::min(first_bad, bad);

@@ -2,6 +2,8 @@
 // and the STEER weights; compiled once per instruction set.
 #include <omp.h>
 
+#include <limits>
+
 #include "../selection_math.h"
 #include "isa.h"
 #include "token_vectors.h"
@@ -73,6 +75,15 @@ ENTROPY_INLINE Doubles steer_size(const SteerWeights& params, int64_t i, int64_t
   return __builtin_convertvector(__builtin_convertvector(size, HalfFloats), Doubles);
 }
 
+template <class Real>
+int64_t first_bad_size(const SteerWeights& params, int64_t begin, int64_t end) {
+  const Real* const sizes = reals<Real>(params.weights);
+  for (int64_t i = begin; i < end; ++i) {
+    if (!(sizes[i] < std::numeric_limits<Real>::infinity())) return i;
+  }
+  return -1;
+}
+
 template <class Real, SteerForm kForm>
 int64_t steer_range_of(const SteerWeights& params, int threads) {
   int64_t greatest_bits = 0;
@@ -81,17 +92,13 @@ int64_t steer_range_of(const SteerWeights& params, int threads) {
       params.count, threads, [&](int64_t, int64_t begin, int64_t end) -> int64_t {
         Doubles greatest = {};
         Doubles least = splat(-negative_infinity<double>());
-        int64_t first_bad = -1;
+        DoubleMask rejected = {};
         for_each_vector(begin, end, [&](int64_t i, int64_t n) {
-          const DoubleMask valid = load_flags<DoubleMask>(params.mask, i, n, true);
+          const DoubleMask valid = load_valid(params.mask, i, n);
           const Doubles size = valid ? steer_size<Real, kForm>(params, i, n) : Doubles{};
           store_tokens(size, static_cast<Real*>(params.weights) + i, n);
           const DoubleMask finite = unless_finite(size) == Doubles{};
-          if (first_bad < 0 && any(~finite)) {
-            for (int lane = 0; first_bad < 0; ++lane) {
-              if (finite[lane] == 0) first_bad = i + lane;
-            }
-          }
+          rejected = rejected | ~finite;
           const DoubleMask good = valid & finite;
           greatest = maximum(good ? size : Doubles{}, greatest);
           least = minimum(good ? size : splat(-negative_infinity<double>()), least);
@@ -111,7 +118,7 @@ int64_t steer_range_of(const SteerWeights& params, int threads) {
           greatest_bits = std::max(greatest_bits, chunk_greatest);
           least_bits = std::max(least_bits, chunk_least);
         }
-        return first_bad;
+        return any(rejected) ? first_bad_size<Real>(params, begin, end) : -1;
       });
   params.range[0] = std::max(params.range[0], greatest_bits);
   params.range[1] = std::max(params.range[1], least_bits);
@@ -133,7 +140,7 @@ void steer_map(const SteerWeights& params, int threads) {
   Real* const weights = static_cast<Real*>(params.weights);
   for_each_chunk(params.count, threads, [&](int64_t, int64_t begin, int64_t end) -> int64_t {
     for_each_vector(begin, end, [&](int64_t i, int64_t n) {
-      const DoubleMask valid = load_flags<DoubleMask>(params.mask, i, n, true);
+      const DoubleMask valid = load_valid(params.mask, i, n);
       const Doubles weight = map(Exponential(), load_tokens(weights + i, n));
       store_tokens(valid ? weight : Doubles{}, weights + i, n);
     });
