@@ -65,3 +65,61 @@ def test_padding_sides(task):
     answer = [*task.tokenizer.encode(task.solutions[short]), CharTokenizer.eos]
     assert task.solution_tokens[short, : len(answer)].tolist() == answer
     assert task.solution_mask[short].sum() == len(answer)
+
+
+@pytest.fixture(scope="module")
+def worked():
+    return ChainSum(size=300, seed=0, terms=4)
+
+
+def test_solutions_do_one_operation_per_step(worked):
+    """Catches a sign lost on the way: every step is worth what the problem asks for."""
+    for prompt, solution in zip(worked.prompts, worked.solutions, strict=True):
+        steps = solution.split("=")
+        assert [len(step.lstrip("-").replace("-", "+").split("+")) for step in steps] == [3, 2, 1]
+        assert {eval(step) for step in steps} == {eval(prompt[:-1])}
+    assert worked.score(range(len(worked)), worked.solutions).all()
+
+
+def test_the_answer_is_what_a_response_ends_in():
+    answers = {"7": "7", "3-10=-7": "-7", "=007": "7", "+7": "7", "7=": None, "3+4": None, "": None}
+    assert {text: ChainSum.answer(text) for text in answers} == answers
+
+
+def test_each_step_is_judged_by_its_worth(worked):
+    """Right steps of a wrong response, a wrong step made good later, junk, and a cut-off end."""
+    problem = next(i for i, text in enumerate(worked.solutions) if text.count("=") == 2)
+    first, second, last = worked.solutions[problem].split("=")
+    other = str(int(last) + 1)
+    eos = worked.tokenizer.eos
+    texts = [
+        (f"{first}={second}={last}", True),
+        (f"{first}={second}={other}", True),
+        (f"{first}={other}={last}", True),
+        (f"=={last}", True),
+        (f"{first}={last}", False),
+        (f"{first}={second[:-1]}", False),
+    ]
+    rows = [worked.tokenizer.encode(text) + [eos] * ended for text, ended in texts]
+    width = max(map(len, rows)) + 2
+    tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    mask = torch.tensor([[t < len(row) for t in range(width)] for row in rows])
+    right = worked.score_steps([problem] * len(rows), tokens, mask)
+    a, b, c, d = (len(step) + 1 for step in (first, second, last, other))
+    expected = [
+        [True] * (a + b + c),
+        [True] * (a + b) + [False] * d,
+        [True] * a + [False] * d + [True] * c,
+        [False] * 2 + [True] * c,
+        [True] * (a + c - 1),
+        [True] * a + [False] * (b - 2),
+    ]
+    for row, wanted in zip(right.tolist(), expected, strict=True):
+        assert row == wanted + [False] * (width - len(wanted))
+
+
+def test_domains_tell_sums_from_differences(worked):
+    named = [worked.domains[i] for i in worked.domain.tolist()]
+    expected = ["differences" if "-" in prompt else "sums" for prompt in worked.prompts]
+    assert named == expected
+    assert len(set(named)) == 2

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from typer.testing import CliRunner
+
+from entropy_ext.recipes import RECIPES
+from sim.__main__ import app
+from sim.rlvr.options import configured, parse_options
+
+
+def test_options_are_read_as_python_would():
+    texts = ["a=0.3", "b = none", "c=True", "d=inf", "e=current_le", "f={1: 0.5}", "g=a=b"]
+    expected = {"a": 0.3, "b": None, "c": True, "d": math.inf, "e": "current_le", "f": {1: 0.5}}
+    assert parse_options(texts) == expected | {"g": "a=b"}
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["clip_high"], "expected name=value, got 'clip_high'"),
+        (["=3"], "expected name=value, got '=3'"),
+        (["a=1", "a=2"], "a: given twice"),
+    ],
+)
+def test_options_that_cannot_be_read(texts, message):
+    with pytest.raises(ValueError, match=message):
+        parse_options(texts)
+
+
+def test_arguments_of_sampling_reach_the_sampling():
+    """And leave the rest of the recipe's own sampling as it is."""
+    recipe = configured("bcpg_nsa", {"group_size": 3, "beta": -0.5, "top_p": 0.9})
+    assert recipe.beta == -0.5
+    sampling = recipe.sampling
+    assert (sampling.group_size, sampling.top_p) == (3, 0.9)
+    assert (sampling.offline, sampling.temperature) == (True, 0.7)
+
+
+def test_unknown_arguments_name_the_recipe():
+    with pytest.raises(ValueError, match=r"recipe dapo: .*'clip_hihg'"):
+        configured("dapo", {"clip_hihg": 0.3})
+    with pytest.raises(ValueError, match="clip_high: expected a number >= 0, got -1"):
+        configured("dapo", {"clip_high": -1})
+
+
+def test_the_list_shows_every_recipe_and_its_needs():
+    result = CliRunner().invoke(app, ["rlvr", "--list"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    rows = {line.split("│")[1].strip(): line for line in result.stdout.splitlines() if "│" in line}
+    assert rows.keys() >= RECIPES.keys()
+    assert "correct, values" in rows["vapo"]
+    assert "2504.05118" in rows["vapo"]
+
+
+def test_a_wrong_argument_is_told_on_the_command_line(tmp_path):
+    arguments = ["rlvr", "--recipe", "dapo", "--set", "clip_hihg=1", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert "recipe dapo" in result.output
+    assert "clip_hihg" in result.output
