@@ -61,9 +61,9 @@ def token_moments(logp: Tensor, advantages: Tensor, mask: Tensor | None) -> Tens
             not finite (on CUDA it is left out).
     """
     check_tokens({"logp": logp, "advantages": advantages}, mask=mask)
-    sums = logp.new_zeros(MOMENT_SUMS, dtype=torch.float64)
     if logp.numel() == 0:
-        return sums
+        return logp.new_zeros(MOMENT_SUMS, dtype=torch.float64)
+    sums = logp.new_empty(MOMENT_SUMS, dtype=torch.float64)
     logp, advantages, mask = _contiguous(logp, advantages, mask)
     scratch = None
     if logp.is_cuda:
@@ -197,8 +197,10 @@ def select(
         count=tokens,
         has_ids=token_ids is not None,
     )
-    counters = values.new_zeros((passes, _core.select_counters), dtype=torch.int64)
-    states = values.new_zeros((passes + 1, _core.select_state_words), dtype=torch.int64)
+    sizes = [passes * _core.select_counters, (passes + 1) * _core.select_state_words]
+    zeros = values.new_zeros(sum(sizes), dtype=torch.int64)  # one launch for both
+    counters, states = zeros.split(sizes)
+    counters = counters.view(passes, _core.select_counters)
     selected = torch.empty_like(values, dtype=torch.bool)
     scratch = [None, None, None] if values.is_cuda else _select_scratch(tokens)
     low, high = bounds
