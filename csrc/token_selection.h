@@ -35,8 +35,7 @@ struct TokenMoments {
   MomentSums* scratch;     // CUDA only: [moment_blocks(count)]
 };
 
-// Sums of several calls or ranks, added in an order that their number alone decides. `sums` may be
-// one of the parts.
+// Sums of several calls or ranks, added in an order that their number alone decides.
 struct MergeMoments {
   int64_t count;
   const MomentSums* parts;  // [count]

@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   if (threadIdx.x == 0) params.scratch[blockIdx.x] = sums;
 }
 
-// One block. `sums` may be one of the parts, for it is written after all are read.
+// One block.
 __global__ void __launch_bounds__(kThreads) sum_parts(const __grid_constant__ MergeMoments params) {
   MomentSums sums = {};
   for (int64_t i = threadIdx.x; i < params.count; i += kThreads) add_sums(sums, params.parts[i]);

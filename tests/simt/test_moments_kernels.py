@@ -15,11 +15,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from entropy_ext import covariance
 from tests import draws
 from tests.simt import toolchain
 from tests.simt.emulator import run_cases
 from tests.simt.selection_emulator import MOMENT_SUMS, covariance_case, merge_case, moments_case
-from tests.simt.token_inputs import COUNTS, DTYPES
+from tests.simt.token_inputs import COUNTS, DTYPES, more_than_a_grid
 from tests.truth import assert_within_rule, same_bits
 
 SUMS = ("logp", "advantage", "logp_square", "advantage_square", "product")
@@ -159,7 +160,7 @@ def test_merge(driver: Path, count: int) -> None:
 
 def test_more_tiles_than_blocks(driver: Path) -> None:
     """Catches a tile left out once a block takes several."""
-    count = 256 * 4096 + 4096 + 5
+    count = more_than_a_grid("token_selection_moments.cu", "kMaxBlocks", "kSummed")
     logp = -torch.rand(count, generator=draws.generator("many"))
     advantages = torch.randn(count, generator=draws.generator("many too"))
     (ours,) = run_cases(driver, [moments_case(logp, advantages, None)])
@@ -196,6 +197,17 @@ def test_covariance(driver: Path, dtype: torch.dtype) -> None:
     check_covariance(driver, dtype)
 
 
+def test_the_cpu_operator_gives_the_same_bits(driver: Path) -> None:
+    """float32, whose sums are exact: catches means or products that one device rounds apart."""
+    for count in COUNTS:
+        logp, advantages, mask = draw_tokens(count, torch.float32)
+        mask[0] = True
+        logp[0], advantages[0] = -1.25, 3.5
+        (moments,) = run_cases(driver, [moments_case(logp, advantages, mask)])
+        (ours,) = run_cases(driver, [covariance_case(logp, advantages, mask, moments["sums"])])
+        assert same_bits(ours["covariance"], covariance(logp, advantages, mask))
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_covariance_by_hand(driver: Path, dtype: torch.dtype) -> None:
     """Five tokens of the paper's kind; a non-finite one beside them is NaN and moves no mean."""
@@ -204,7 +216,7 @@ def test_covariance_by_hand(driver: Path, dtype: torch.dtype) -> None:
     mask = torch.tensor([True] * 7 + [False])
     (moments,) = run_cases(driver, [moments_case(logp, advantages, mask)])
     (ours,) = run_cases(driver, [covariance_case(logp, advantages, mask, moments["sums"])])
-    covariance = ours["covariance"]
-    assert covariance[:5].tolist() == pytest.approx([4.04, 0.965, -0.985, 1.965, -0.935])
-    assert covariance[5:7].isnan().all()
-    assert covariance[7] == 0
+    found = ours["covariance"]
+    assert found[:5].tolist() == pytest.approx([4.04, 0.965, -0.985, 1.965, -0.935])
+    assert found[5:7].isnan().all()
+    assert found[7] == 0

@@ -14,7 +14,14 @@ from torch import Tensor
 from tests.simt import toolchain
 from tests.simt.emulator import run_cases
 from tests.simt.selection_emulator import Form, Map, steer_case
-from tests.simt.token_inputs import COUNTS, DTYPES, FORMULAS, draw_inputs, evaluate
+from tests.simt.token_inputs import (
+    COUNTS,
+    DTYPES,
+    FORMULAS,
+    draw_inputs,
+    evaluate,
+    more_than_a_grid,
+)
 from tests.truth import assert_within_rule, same_bits
 
 
@@ -157,7 +164,7 @@ def test_no_valid_token(driver: Path) -> None:
 
 def test_the_range_over_more_tiles_than_blocks(driver: Path) -> None:
     """Catches a tile left out once a block takes several: the largest |Ω| is in the last."""
-    count = 256 * 1024 + 1024 + 5
+    count = more_than_a_grid("token_selection_weights.cu", "kMaxRangeBlocks", "kTokens")
     logp = torch.full((count,), -0.5)
     advantages = torch.linspace(0.5, 1.5, count)
     entropy = torch.ones(count)

@@ -15,12 +15,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from entropy_ext import clip_cov, kl_cov, top_entropy
 from tests import draws
 from tests.simt import selection_oracle as oracle
 from tests.simt import toolchain
 from tests.simt.emulator import run_cases
 from tests.simt.selection_emulator import Rule, TokenCase, select_case
-from tests.simt.token_inputs import COUNTS, DTYPES
+from tests.simt.token_inputs import COUNTS, DTYPES, more_than_a_grid
 
 FRACTIONS = (0.2, 2e-4, 0.0, 1.0, 0.5)
 KINDS = ("randn", "ties", "equal", "extremes")
@@ -240,9 +241,39 @@ def test_any_order_and_any_ranks(driver: Path, selection_seed: int | None) -> No
     check(driver, [few], ranks=4)
 
 
+def test_the_cpu_operators_choose_the_same(driver: Path) -> None:
+    """Catches a key, hash, rounding or bound on which the devices differ."""
+    for seed, count in enumerate(COUNTS):
+        values, mask = draw_values("ties", count, torch.float32).nan_to_num(9.0), draw_mask(count)
+        ids, clipped = draw_ids(count), draw_mask(count).flip(0)
+        common = {"values": values, "mask": mask, "token_ids": ids}
+        hashed, largest, entropy, quantile = run_cases(
+            driver,
+            [
+                select_case(
+                    **common,
+                    **{"excluded": clipped, "low": -0.5, "high": 2.0, "fraction": 0.1},
+                    selection_seed=seed,
+                ),
+                select_case(**common, fraction=2e-3),
+                select_case(**common, fraction=0.2, rule=Rule.CEIL),
+                select_case(**common, fraction=0.2, rule=Rule.QUANTILE),
+            ],
+        )
+        given = {"token_ids": ids}
+        options = {"fraction": 0.1, "bounds": (-0.5, 2.0), "clipped": clipped, "seed": seed}
+        for cuda, cpu in (
+            (hashed, clip_cov(values, mask, **options, **given)),
+            (largest, kl_cov(values, mask, **given)),
+            (entropy, top_entropy(values, mask, **given)),
+            (quantile, top_entropy(values, mask, rule="quantile", **given)),
+        ):
+            assert torch.equal(cuda["selected"], cpu)
+
+
 def test_more_tiles_than_blocks(driver: Path) -> None:
     """Catches a tile left out or taken twice once blocks take several; k by a full sort."""
-    count = 256 * 4096 + 4096 + 5
+    count = more_than_a_grid("token_selection_radix.cu", "kMaxBlocks", "kTokens")
     random = draws.generator("many")
     values = torch.rand(count, generator=random)
     values[torch.rand(count, generator=random) < 0.5] = 0.25

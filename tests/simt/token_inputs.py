@@ -7,6 +7,7 @@ at the precision of the input.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -14,12 +15,30 @@ import torch
 from torch import Tensor
 
 from tests import draws
+from tests.simt import toolchain
 from tests.simt.selection_emulator import Form
 
 # A lane, a warp less one, a block and one, a tile and one, some tiles.
 COUNTS = (1, 31, 257, 4097, 10000)
 DTYPES = (torch.float32, torch.float64)
 Inputs = dict[str, Tensor]
+
+
+def more_than_a_grid(file: str, blocks: str, tokens: str) -> int:
+    """Tokens for one tile more than a launch has blocks, and an odd end.
+
+    `blocks` and `tokens` are the constants of csrc/cuda/<file> that limit the grid and say how many
+    tokens a thread takes.
+    """
+    source = (toolchain.CSRC / "cuda" / file).read_text()
+    known = {"kThreads": 256}
+
+    def constant(name: str) -> int:
+        (value,) = re.findall(rf"constexpr \w+ {name} = (\w+);", source)
+        return known[value] if value in known else int(value)
+
+    tile = known["kThreads"] * constant(tokens)
+    return (constant(blocks) + 1) * tile + 5
 
 
 def draw_inputs(count: int, dtype: torch.dtype) -> tuple[Inputs, Tensor]:
