@@ -139,13 +139,18 @@ struct SoftmaxMoments<Real, true> {
   }
 };
 
-template <class To, class From>
-ENTROPY_INLINE SoftmaxMoments<To, false> converted(const SoftmaxMoments<From, false>& moments) {
-  SoftmaxMoments<To, false> result;
+template <class To, class From, bool kExtras>
+ENTROPY_INLINE SoftmaxMoments<To, kExtras> converted(const SoftmaxMoments<From, kExtras>& moments) {
+  SoftmaxMoments<To, kExtras> result;
   result.max = static_cast<To>(moments.max);
   result.sum = static_cast<To>(moments.sum);
   result.dot = static_cast<To>(moments.dot);
   result.live = moments.live;
+  if constexpr (kExtras) {
+    result.scatter = static_cast<To>(moments.scatter);
+    result.square = static_cast<To>(moments.square);
+    result.square_dot = static_cast<To>(moments.square_dot);
+  }
   return result;
 }
 

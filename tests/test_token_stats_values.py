@@ -59,6 +59,7 @@ def test_values_at_real_vocabularies(
     check_values(kind, vocab, dtype, device)
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize("top", [9.0, 11.0, 13.0])
 def test_one_logit_above_a_flat_tail(top: float, device: torch.device) -> None:
     """As of a trained model with unused columns. Catches a tail that is added, term by term, to a

@@ -223,18 +223,19 @@ struct Accumulators {
     return normal ? add<false>(z, next, centre, log2_scale) : add<true>(z, next, centre, log2_scale);
   }
 
-  ENTROPY_INLINE SoftmaxMoments<Real, kExtras> total() const {
-    SoftmaxMoments<Real, kExtras> moments;
+  // In double, in which segments then merge: what they have in common cancels there.
+  ENTROPY_INLINE SoftmaxMoments<double, kExtras> total() const {
+    SoftmaxMoments<double, kExtras> moments;
     moments.max = max;
-    moments.sum = total_of<Real, Real>(sum);
-    moments.dot = total_of<Real, Real>(dot);
+    moments.sum = total_of<double, Real>(sum);
+    moments.dot = total_of<double, Real>(dot);
     for (int i = 0; i < kLanes<Real>; ++i) moments.live += static_cast<int32_t>(live[i]);
     if constexpr (kExtras) {
-      const double sum_e = total_of<double, Real>(sum);
-      const double about = total_of<double, Real>(dot) - static_cast<double>(pivot) * sum_e;
-      moments.set_scatter(sum_e, about, total_of<double, Real>(spread));
-      moments.square = total_of<Real, Real>(square);
-      moments.square_dot = fused(pivot, moments.square, total_of<Real, Real>(square_dot));
+      const double about = moments.dot - static_cast<double>(pivot) * moments.sum;
+      moments.set_scatter(moments.sum, about, total_of<double, Real>(spread));
+      moments.square = total_of<double, Real>(square);
+      moments.square_dot = fused(static_cast<double>(pivot), moments.square,
+                                 total_of<double, Real>(square_dot));
     }
     return moments;
   }

@@ -96,7 +96,7 @@ int64_t forward(const SupportForward& params, int threads) {
     const TemperatureScale<Real> scale(temperature_of<Storage>(params, r));
     SoftmaxMoments<double, false> moments;
     for_each_gathered<Storage>(z, kept, nullptr, [&](const Real* logits, int, int, int padded) {
-      merge(moments, moments_of(logits, padded, scale.log2), static_cast<double>(scale.log2));
+      merge(moments, moments_of(logits, padded, scale.log2), double{scale.log2});
     });
     write_support_row<Real>(params, r, converted<Real>(moments), scale,
                             widen(z[params.tokens[r]]));

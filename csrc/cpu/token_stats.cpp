@@ -3,8 +3,8 @@
 //
 // A row is cut into segments of kSegment columns, a function of nothing, and a segment's moments
 // are formed by one thread in one order. Threads share rows, or segments where rows are few; either
-// way the segments of a row are merged from left to right, so that neither the number of rows nor
-// the number of threads changes a bit.
+// way the segments of a row are merged from left to right, in double, so that neither the number of
+// rows nor the number of threads changes a bit.
 #include <omp.h>
 
 #include <algorithm>
@@ -19,7 +19,7 @@ namespace entropy_ext::ENTROPY_EXT_ISA {
 constexpr int64_t kSegment = 16384;
 
 template <class Storage, bool kExtras>
-SoftmaxMoments<typename RealOf<Storage>::Type, kExtras> segment_moments(
+SoftmaxMoments<double, kExtras> segment_moments(
     const Storage* z, int64_t columns, typename RealOf<Storage>::Type log2_scale) {
   using Real = typename RealOf<Storage>::Type;
   Accumulators<Real, kExtras> accumulators;
@@ -60,7 +60,7 @@ struct Row {
 template <class Storage, bool kExtras>
 void forward(const TokenStatsForward& params, int threads) {
   using Real = typename RealOf<Storage>::Type;
-  using Moments = SoftmaxMoments<Real, kExtras>;
+  using Moments = SoftmaxMoments<double, kExtras>;
   using RowOf = Row<TokenStatsForward, Storage>;
   const int64_t segments = (params.vocab + kSegment - 1) / kSegment;
   const auto moments_of = [&](const RowOf& row, int64_t s) {
@@ -69,7 +69,8 @@ void forward(const TokenStatsForward& params, int threads) {
         row.z + begin, std::min(kSegment, params.vocab - begin), row.scale.log2);
   };
   const auto finish = [&](const RowOf& row, int64_t r, const Moments& moments) {
-    write_row<Real, kExtras>(params, r, moments, row.scale, widen(row.z[row.token]));
+    write_row<Real, kExtras>(params, r, converted<Real>(moments), row.scale,
+                             widen(row.z[row.token]));
   };
 
   if (params.rows >= 2 * threads || segments == 1) {
@@ -82,7 +83,9 @@ void forward(const TokenStatsForward& params, int threads) {
       }
       const RowOf row(params, r);
       Moments moments = moments_of(row, 0);
-      for (int64_t s = 1; s < segments; ++s) merge(moments, moments_of(row, s), row.scale.log2);
+      for (int64_t s = 1; s < segments; ++s) {
+        merge(moments, moments_of(row, s), double{row.scale.log2});
+      }
       finish(row, r, moments);
     }
     return;
@@ -103,7 +106,7 @@ void forward(const TokenStatsForward& params, int threads) {
     const RowOf row(params, r);
     Moments moments = partial[r * segments];
     for (int64_t s = 1; s < segments; ++s) {
-      merge(moments, partial[r * segments + s], row.scale.log2);
+      merge(moments, partial[r * segments + s], double{row.scale.log2});
     }
     finish(row, r, moments);
   }
