@@ -51,6 +51,15 @@ def test_bound_on_the_value():
         assert _kl(0.0, -12.0, estimator, max_value=10.0) == (10.0, 0.0)
 
 
+def test_bounds_hold_on_both_sides():
+    """k1 is negative below the reference; differences beyond ±20 are held, without gradient."""
+    assert _kl(-12.0, 0.0, "k1", max_value=10.0) == (-10.0, 0.0)
+    value, gradient = _kl(-19.0, 0.0, "k3")
+    assert gradient == pytest.approx(1 - math.exp(19))
+    value, gradient = _kl(-21.0, 0.0, "k3")
+    assert (value, gradient) == (pytest.approx(math.exp(20) - 21), 0.0)
+
+
 @pytest.mark.parametrize("estimator", ["k2", "k3", "unbiased"])
 def test_expected_gradient_is_that_of_the_divergence(estimator):
     """Over the whole vocabulary, sampled off policy: only the unbiased estimator is exact.
@@ -110,5 +119,7 @@ def test_wrong_arguments_are_named():
     for estimator, old in (("unbiased", None), ("k3", logp)):
         with pytest.raises(ValueError, match='old_logp: expected one with estimator "unbiased"'):
             kl_penalty(logp, logp, mask, estimator=estimator, old_logp=old)
+    with pytest.raises(TypeError, match="ref_logp: expected a floating-point tensor"):
+        kl_penalty(logp, torch.zeros(1, 2, dtype=torch.int64), mask)
     with pytest.raises(ValueError, match="max_value: expected a number > 0"):
         kl_penalty(logp, logp, mask, max_value=0.0)

@@ -101,6 +101,26 @@ def test_edges(gamma):
     assert metrics["nonfinite_logp"] == 2
 
 
+def test_unknown_teacher_probability_moves_nothing():
+    logp = torch.tensor([[-1.0, -1.0]], requires_grad=True)
+    written = _teacher(1, 1)
+    teacher_logp = torch.tensor([[-math.inf, -1.0]])
+    ones = torch.ones(1, 2)
+    loss, metrics = mixed_policy(
+        logp, ones, ones, written, teacher=written, teacher_logp=teacher_logp
+    )
+    loss.sum().backward()
+    assert loss[0, 0] == logp.grad[0, 0] == 0
+    assert logp.grad[0, 1] < 0
+    assert metrics["nonfinite_logp"] == 1
+
+
+@pytest.mark.parametrize(("ratio", "advantage"), [(1.21, 1.0), (0.79, -1.0)])
+def test_own_tokens_are_clipped_at_a_fifth(ratio, advantage):
+    got = run(mixed_policy, [-1.0], advantage, ratio=ratio, teacher=_teacher(0))
+    assert got.gradient == [0.0]
+
+
 def test_wrong_arguments_are_named():
     logp, mask = torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool)
     with pytest.raises(ValueError, match="gamma: expected a number > 0, got 0"):

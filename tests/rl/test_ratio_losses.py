@@ -53,6 +53,19 @@ def test_sapo_cases(ratio, advantage, loss, gradient):
     assert got.gradient == pytest.approx([gradient], abs=1e-6)
 
 
+def test_cispo_counts_weights_at_the_bounds():
+    """Whatever the advantage, on unmasked tokens only."""
+    ratios, mask = [0.1, 1.0, 1.5, 9.0, 0.1], [1, 1, 1, 0, 0]
+    got = run(cispo, [-1.0] * 5, [1.0, 1.0, -1.0, 1.0, 1.0], ratio=ratios, mask=mask, clip_low=0.2)
+    assert (got.metrics["clip_low"], got.metrics["clip_high"]) == (1, 1)
+
+
+def test_sapo_gate():
+    """4σ(1 − σ): 1 at ρ = 1, the share of the slope that is left elsewhere; padding has none."""
+    got = run(sapo, [-1.0] * 3, 1.0, ratio=[1.0, 1.2, 1.0], mask=[1, 1, 0])
+    assert got.metrics["gate"] == pytest.approx(1 + 1.188080 / 1.2, abs=1e-6)
+
+
 def test_sapo_fades_and_reduces():
     """A small τ is the unclipped ratio, offset; a far ratio has no gradient, and no NaN."""
     soft = run(sapo, [-1.0], 1.0, ratio=3.0, tau_positive=1e-6)
