@@ -12,7 +12,7 @@ from rich.table import Table
 from sim.rlvr.options import parse_options
 from sim.rlvr.routing import Drift, compare_routing
 
-__all__ = ["routing"]
+__all__ = ["drift_table", "routing"]
 
 INTERRUPTED = 130
 
@@ -74,14 +74,15 @@ def routing(
         console.print("Stopped before a step could be saved.")
         raise typer.Exit(INTERRUPTED) from None
     if drifts:
-        console.print(_table(drifts))
+        console.print(drift_table(drifts))
         console.print(f"{plot}, and drift.csv beside it")
     if interrupted:
         console.print("Interrupted and saved: the same command goes on from here.")
         raise typer.Exit(INTERRUPTED)
 
 
-def _table(drifts: list[Drift]) -> Table:
+def drift_table(drifts: list[Drift]) -> Table:
+    """For each moment of each training, a line for the free router and one for kept routing."""
     table = Table(title="|ln π/μ| of trainer π and sampler μ, router free or routing kept")
     columns = ("all tokens", "99.9 %", "rerouted")
     for heading in ("trained", "updates", "rerouted", "measured", *columns):
