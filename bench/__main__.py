@@ -14,8 +14,16 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bench import selection_bench
 from bench.candidates import DTYPES, IMPLEMENTATIONS
-from bench.check import bars, isa_results, print_bars, reference_results
+from bench.check import (
+    SELECTION_TOKENS,
+    bars,
+    isa_results,
+    print_bars,
+    reference_results,
+    selection_bars,
+)
 from bench.grid import DEFAULT, QUICK, grid, run
 from bench.report import print_environment, print_results, warn_if_busy, wide_console
 from bench.results import PASSES, Result, append_csv, check_columns
@@ -93,7 +101,10 @@ def main(
         bool, typer.Option(help="Measure the CPU speed promises and say which hold.")
     ] = False,
 ) -> None:
-    """Time token_stats and what frameworks do today, next to a read and a copy of the logits."""
+    """Time token_stats and what frameworks do today, next to a read and a copy of the logits.
+
+    Without a choice of shapes or implementations also the selectors, next to what they replace.
+    """
     console = wide_console()
     try:
         check_columns(csv)
@@ -127,6 +138,10 @@ def main(
     )
     results, finished = collect(measured, console, csv, len(shapes) * len(directions))
     print_results(console, results)
+    if finished and not any((rows, vocab, dtype, only, direction)):
+        tokens = selection_bench.TOKENS[:1] if quick else selection_bench.TOKENS
+        selection_csv = csv.with_name("selection.csv")
+        selection_bench.run(console, selection_csv, tokens, device=place, repeats=repeats)
     if results:
         print_environment(console, results[0])
         console.print(f"{len(results)} rows appended to {csv}", highlight=False)
@@ -181,6 +196,12 @@ def run_check(console: Console, csv: Path) -> int:
         by_isa = isa_results(("v3", "v4"))
     promises = bars(measured, by_isa)
     print_bars(console, promises)
+    selection_csv = csv.with_name("selection.csv")
+    cpu = torch.device("cpu")
+    selected = selection_bench.run(console, selection_csv, [SELECTION_TOKENS], device=cpu)
+    of_selection = selection_bars(selected)
+    print_bars(console, of_selection, f"{SELECTION_TOKENS} tokens")
+    promises += of_selection
     if not by_isa:
         console.print("v3 against v4: not measured, for v4 is not what runs here")
     print_environment(console, measured[0])

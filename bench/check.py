@@ -17,11 +17,22 @@ from rich.table import Table
 from bench.candidates import Shape
 from bench.grid import run
 from bench.results import Result, read_csv
+from bench.selection_bench import SelectionResult
 from entropy_ext import backend_info
 
-__all__ = ["Bar", "bars", "isa_results", "print_bars", "reference_results"]
+__all__ = [
+    "SELECTION_TOKENS",
+    "Bar",
+    "bars",
+    "isa_results",
+    "print_bars",
+    "reference_results",
+    "selection_bars",
+]
 
 ROWS, VOCAB = 512, 151936
+SELECTION_TOKENS = 1 << 20
+PROMISED_SELECTORS = ("clip_cov", "kl_cov", "top_entropy", "top_entropy, quantile")
 KERNEL_REPEATS = 31
 WHOLE_REPEATS = 7
 # Page counters are exact to a few hundred kilobytes (bench/memory.py). What grows with the logits
@@ -168,9 +179,27 @@ def bars(results: Sequence[Result], by_isa: dict[str, list[Result]]) -> list[Bar
     return promises
 
 
-def print_bars(console: Console, promises: Sequence[Bar]) -> None:
+def selection_bars(results: Sequence[SelectionResult]) -> list[Bar]:
+    """Every selector against the eager formula that it replaces, on SELECTION_TOKENS tokens."""
+    return [
+        Bar(
+            f"{row.selector}, faster than eager",
+            row.speedup,
+            3.0,
+            "×",
+            at_least=True,
+            note=f"{row.ms:.2f} ms",
+        )
+        for row in results
+        if row.implementation == "ours" and row.selector in PROMISED_SELECTORS
+    ]
+
+
+def print_bars(
+    console: Console, promises: Sequence[Bar], title: str = f"[{ROWS}, {VOCAB}]"
+) -> None:
     """The promises as a table."""
-    table = Table(title=f"[{ROWS}, {VOCAB}]", title_justify="left")
+    table = Table(title=title, title_justify="left")
     for heading, justify in (("promise", "left"), ("measured", "right"), ("limit", "right")):
         table.add_column(heading, justify="right" if justify == "right" else "left")
     for heading in ("", "holds", "note"):

@@ -11,6 +11,7 @@ from itertools import groupby
 from rich.console import Console
 from rich.table import Table
 
+from bench.environment import Environment
 from bench.results import Result
 
 __all__ = [
@@ -39,7 +40,7 @@ def wide_console() -> Console:
     return Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
 
 
-def print_environment(console: Console, result: Result) -> None:
+def print_environment(console: Console, result: Result | Environment) -> None:
     """One line about machine and versions."""
     cuda = f" · CUDA {result.cuda}" if result.cuda else ""
     console.print(
