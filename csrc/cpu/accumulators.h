@@ -227,15 +227,16 @@ struct Accumulators {
   ENTROPY_INLINE SoftmaxMoments<double, kExtras> total() const {
     SoftmaxMoments<double, kExtras> moments;
     moments.max = max;
-    moments.sum = total_of<double, Real>(sum);
-    moments.dot = total_of<double, Real>(dot);
+    moments.sum = total_of<Real, Real>(sum);
+    moments.dot = total_of<Real, Real>(dot);
     for (int i = 0; i < kLanes<Real>; ++i) moments.live += static_cast<int32_t>(live[i]);
     if constexpr (kExtras) {
-      const double about = moments.dot - static_cast<double>(pivot) * moments.sum;
-      moments.set_scatter(moments.sum, about, total_of<double, Real>(spread));
-      moments.square = total_of<double, Real>(square);
-      moments.square_dot = fused(static_cast<double>(pivot), moments.square,
-                                 total_of<double, Real>(square_dot));
+      const double sum_e = total_of<double, Real>(sum);
+      const double about = total_of<double, Real>(dot) - double{pivot} * sum_e;
+      moments.set_scatter(sum_e, about, total_of<double, Real>(spread));
+      moments.square = total_of<Real, Real>(square);
+      moments.square_dot = total_of<Real, Real>(square_dot);
+      moments.square_dot = fused(double{pivot}, moments.square, moments.square_dot);
     }
     return moments;
   }
