@@ -99,16 +99,19 @@ def test_steer_weights_by_hand(driver: Path) -> None:
     """The three tokens of the method's note, and its floor."""
     logp = torch.tensor([0.9, 0.1, 0.5]).log()
     arguments = (logp, logp, torch.tensor([0.5, 2.0, 0.8]), torch.tensor([1.0, 1.0, -1.0]), None)
-    exponential, linear = run_cases(
+    exponential, bounded, linear = run_cases(
         driver,
         [
             steer_case(*arguments, form=Form.CODE, weight_map=Map.EXP),
+            steer_case(*arguments, form=Form.CODE, weight_map=Map.EXP, lambda_max=0.9),
             steer_case(*arguments, form=Form.CODE, weight_map=Map.LINEAR, lambda_max=1.2),
         ],
     )
     assert exponential["sizes"].tolist() == pytest.approx([0.039464, 0.272327, 0.053426], abs=1e-6)
     assert exponential["weights"].tolist() == pytest.approx([0.968181, 0.8, 0.957167], abs=1e-6)
     assert linear["weights"].tolist() == pytest.approx([1.2, 0.8, 1.176016], abs=1e-6)
+    # Of the exponential map, 1 is the greatest weight, as in the authors' code.
+    assert same_bits(bounded["weights"], exponential["weights"])
     # Ω = A·(1 − p)(ln p + H) with p = 1/2, ln p + H = 0.1: 0.05·A.
     half = torch.tensor([0.5]).log()
     few = (half, half, 0.1 - half, torch.tensor([0.1]), None)
