@@ -82,10 +82,12 @@ class EntropyNeutral(Recipe):
             advantages > 0, ratio <= 1 + self.clip_high, ratio >= 1 - self.clip_low
         )
         change = entropy_change(stats, torch.ones_like(advantages), ratio=ratio)
+        size = ratio.square() * step_size_squared(stats.logp, stats.collision)
+        known = plan.mask & moving & torch.isfinite(change)
         projected = entropy_neutral(
             advantages,
-            torch.where(plan.mask & moving & torch.isfinite(change), change, 0.0),
-            ratio.square() * step_size_squared(stats.logp, stats.collision),
+            torch.where(known, change, 0.0),
+            torch.where(known, size, 0.0),
             plan.mask,
             strength=self.strength,
             target=self.target,

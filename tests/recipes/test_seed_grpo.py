@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from entropy_ext import recipes
@@ -67,3 +68,21 @@ def test_in_a_group_of_one_is_not_divided_by_zero():
     recipe = recipes.get("seed_grpo", sampling=Sampling(group_size=1), singleton="reward")
     expected = torch.where(rollout.mask, rollout.rewards[:, None], 0.0)
     assert torch.equal(recipe.targets(rollout).advantages, expected)
+
+
+def test_probabilities_from_sums_prefer_the_short():
+    """Every token at −1, lengths 4, 1, 3: means are equal, sums leave e³ to one for the second."""
+    rollout = make_rollout(
+        old_logp=torch.full((6, 4), -1.0, dtype=torch.float64),
+        prompt=torch.tensor([0, 0, 0, 1, 1, 1]),
+        answers=list("abcddd"),
+        rewards=torch.tensor([1.0, 0, 0, 1, 0, 0], dtype=torch.float64),
+    )
+    weights = []
+    for normalize in (True, False):
+        recipe = recipes.get("seed_grpo", alpha=1.0, length_normalize=normalize)
+        weights.append(recipe.targets(rollout).advantages[0, 0].item() / (2 / 3))
+    p = [math.exp(x) for x in (-4, -1, -3)]
+    summed = -sum(x / sum(p) * math.log(x / sum(p)) for x in p)
+    most = math.log(16)
+    assert weights == pytest.approx([1 / (1 + math.log(3) / most), 1 / (1 + summed / most)])

@@ -90,3 +90,14 @@ def test_without_steps_of_the_weight_it_is_grpo_over_tokens():
     for _ in range(3):
         ours, theirs = (loss(r, logits, prepare(r, logits, rollout)) for r in (recipe, parent))
         assert ours.item() == theirs.item()
+
+
+def test_an_impossible_token_does_not_stop_the_controller():
+    """Its −old_logp is infinite, and with it the mean: it is left out of the measurement."""
+    recipe = recipes.get("skywork_or1")
+    rollout = make_rollout()
+    old = torch.full((6, 4), -0.1, dtype=torch.float64)
+    old[0, 0] = -torch.inf
+    for _ in range(2):
+        plan = recipe.prepare(None, rollout.replace(old_logp=old), recipe.targets(rollout))
+    assert plan.coefficients["entropy"].item() == pytest.approx(1e-4)

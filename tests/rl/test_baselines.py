@@ -45,9 +45,10 @@ def test_opo_is_per_group():
 
 def test_opo_where_nothing_can_be_weighed():
     """Equal rewards, a group of one, and a group without a token: 0, not a residue or 0/0."""
-    equal = torch.full((3,), 0.1)
     prompt = torch.zeros(3, dtype=torch.int64)
-    assert opo(equal, prompt, _mask([3, 5, 7])).abs().max() == 0
+    for reward in (0.1, 0.3, 1 / 3, 0.7):
+        for lengths in ([1, 1, 7], [1, 2, 4], [3, 5, 7]):
+            assert opo(torch.full((3,), reward), prompt, _mask(lengths)).abs().max() == 0
     alone = torch.tensor([1.0, 0.5])
     assert opo(alone, torch.arange(2), _mask([2, 1])).abs().max() == 0
     kept = opo(alone, torch.arange(2), _mask([2, 1]), singleton="reward")

@@ -40,5 +40,6 @@ def opo(rewards: Tensor, prompt: Tensor, mask: Tensor, *, singleton: Singleton =
     lengths = mask.sum(-1).to(rewards.dtype)
     # Measured from a member, so that equal rewards give exactly 0.
     offset = rewards - groups.first(rewards)
-    baseline = groups.sum(lengths * offset) / groups.sum(lengths).clamp(min=1)
+    # 0/0 in a group without a token, whose advantages are off the mask.
+    baseline = groups.sum(lengths * offset) / groups.sum(lengths)
     return spread_scores(offset - baseline, rewards, groups, mask, singleton)
