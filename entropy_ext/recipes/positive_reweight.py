@@ -89,4 +89,5 @@ class PositiveReweight(Recipe):
             if self.schedule == "stage"
             else epoch_weight(rollout.progress, epochs=self.training_epochs)
         )
-        return plan.weighted(torch.where(positive, scheduled, 1.0).to(rollout.old_logp.dtype))
+        weight = rollout.old_logp.new_full((), scheduled)
+        return plan.weighted(torch.where(positive, weight, 1.0))

@@ -66,7 +66,8 @@ class Steer(Recipe):
         **options: Any,
     ) -> None:
         super().__init__(clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip, **options)
-        check_bound("lambda_min", lambda_min, above=0, at_most=lambda_max)
+        largest = 1.0 if weight_map == "exp" else lambda_max
+        check_bound("lambda_min", lambda_min, above=0, at_most=largest)
         check_bound("floor", floor, at_least=0)
         self.form = form
         self.weight_map = weight_map

@@ -53,6 +53,7 @@ def test_delta_is_per_training_step():
 def test_schedules_of_progress(options, expected):
     recipe = recipes.get("positive_reweight", **options)
     assert [_weight(recipe, p) for p in (0.0, 0.5, 0.75, 1.0)] == pytest.approx(expected)
+    assert _weight(recipes.get("positive_reweight", schedule="stage"), 0.6) == (0.6 - 0.5) / 0.5
 
 
 def test_full_weight_is_grpo():

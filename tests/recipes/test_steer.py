@@ -77,5 +77,7 @@ def test_defaults_are_the_released_script_s():
     )
     assert not recipe.extras
     assert recipes.get("steer", form="exact").extras
-    with pytest.raises(ValueError, match="lambda_min: expected a number > 0"):
-        recipes.get("steer", lambda_min=0.0)
+    for wrong in (0.0, 1.1):
+        with pytest.raises(ValueError, match="lambda_min: expected a number > 0 and <= 1"):
+            recipes.get("steer", lambda_min=wrong)
+    assert recipes.get("steer", weight_map="linear", lambda_min=1.1).lambda_min == 1.1

@@ -71,6 +71,8 @@ def test_sapo_fades_and_reduces():
     soft = run(sapo, [-1.0], 1.0, ratio=3.0, tau_positive=1e-6)
     assert soft.gradient == pytest.approx([-3.0], rel=1e-5)
     assert run(sapo, [-1.0], 1.0, ratio=1e9).gradient == [0.0]
+    # τ in the dtype of the inputs: 1.05 rounded to float32 is 5e-8 off.
+    assert run(sapo, [-1.0], -1.0).loss == pytest.approx([2 / 1.05], rel=1e-14)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_case():
 
 
 def test_paper_s_text_holds_all_low_tokens():
-    assert _penalty(rest=1.0).tolist() == [[1.0, 0.5, 1.0, 0.0, 2.0]]
+    assert _penalty(rest=0.3).tolist() == [[0.3, 0.5, 0.3, 0.0, 2.0]]
 
 
 def test_bottom_wins_where_the_sets_meet():

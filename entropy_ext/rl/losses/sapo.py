@@ -53,7 +53,7 @@ def sapo(
     check_bound("tau_negative", tau_negative, above=0)
     log_rho, nonfinite = log_ratio(logp, old_logp, mask)
     gain = torch.where(mask, advantages, 0.0).detach()
-    tau = torch.where(gain > 0, tau_positive, tau_negative).to(log_rho.dtype)
+    tau = torch.where(gain > 0, gain.new_full((), tau_positive), tau_negative)
     share = torch.sigmoid(tau * log_rho.expm1())
     gate = torch.where(mask, 4 * share.detach() * (1 - share.detach()), 0.0)
     loss = torch.where(mask, -gain * 4 / tau * share, 0.0)

@@ -122,5 +122,5 @@ def sent_penalty(
     cov = covariance(logp, advantages, low, moments=moments)
     highest = kl_cov(cov, low, fraction=cov_fraction, token_ids=ids, group=group)
     lowest = kl_cov(-cov, low, fraction=cov_fraction, token_ids=ids, group=group)
-    factor = torch.where(low, rest, 0.0).to(logp.dtype)
-    return torch.where(lowest, bottom, torch.where(highest, top, factor)).to(logp.dtype)
+    factor = rest * low.to(logp.dtype)
+    return torch.where(lowest, bottom, torch.where(highest, top, factor))
