@@ -11,7 +11,7 @@ from entropy_ext.recipes.ce_gppo import CeGppo
 from entropy_ext.recipes.cispo import Cispo
 from entropy_ext.recipes.clip_cov import ClipCov
 from entropy_ext.recipes.clip_higher import ClipHigher
-from entropy_ext.recipes.combine import combine
+from entropy_ext.recipes.combine import check_options, combine
 from entropy_ext.recipes.dapo import Dapo
 from entropy_ext.recipes.deepseek_v32 import DeepSeekV32
 from entropy_ext.recipes.dppo import DppoKL, DppoTV
@@ -208,4 +208,6 @@ def compose(base: str | type[Recipe], *parts: str | type[Recipe], **options: Any
             classes.append(part)
         else:
             raise TypeError(f"compose: expected a name or a recipe class, got {part!r}")
-    return combine(*classes, aggregation=options.get("aggregation"))(**options)
+    combined = combine(*classes, aggregation=options.get("aggregation"))
+    check_options(combined, options)
+    return combined(**options)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from entropy_ext.recipes.base import Recipe
 from entropy_ext.rl.aggregate import Aggregation
 
-__all__ = ["combine", "composite"]
+__all__ = ["check_options", "combine", "composite"]
 
 REPLACED = (
     "select_prompts",
@@ -82,10 +84,8 @@ def composite(recipe: type[R]) -> type[R]:
                 raise ValueError(f"compose: {one.name} and {other.name} both override {hook}")
         # What the class that both derive from sets is one attribute; what each sets is two.
         shared = next(c for c in one.__mro__ if issubclass(c, Recipe) and issubclass(other, c))
-        own = (
-            vars(one()).keys() & vars(other()).keys() - vars(shared()).keys() - vars(Recipe).keys()
-        )
-        if own:
+        known = vars(shared()).keys() | vars(Recipe).keys()
+        if own := (vars(one()).keys() & vars(other()).keys()) - known:
             both = ", ".join(sorted(own))
             raise ValueError(f"compose: {one.name} and {other.name} each have their own {both}")
     wanted = {c.statistics: c.name for c in parts if c.statistics != "micro"}
@@ -102,5 +102,17 @@ def composite(recipe: type[R]) -> type[R]:
     return recipe
 
 
-def _owner(recipe: type[Recipe], name: str) -> type:
+def check_options(recipe: type[Recipe], options: Mapping[str, Any]) -> None:
+    """Raise TypeError for an argument of `Recipe` that nothing in a composition would read.
+
+    One part's defaults may go unread, as a dual clip does beside a loss without one; what the
+    caller asks for may not.
+    """
+    general = inspect.signature(Recipe).parameters
+    asked = {name: value for name, value in options.items() if name in general}
+    for hook in ("targets", "policy_loss"):
+        _owner(recipe, hook)(**asked)
+
+
+def _owner(recipe: type[Recipe], name: str) -> type[Recipe]:
     return next(c for c in recipe.__mro__ if name in vars(c))

@@ -138,6 +138,17 @@ def test_an_average_that_is_given_settles_it():
     assert_same(recipe, recipes.get("dr_grpo", clip_high=0.28), max_length=40)
 
 
+def test_what_no_part_would_read_is_refused():
+    """EntroPIC's own dual clip goes unread beside Clip-Cov; one that is asked for must not."""
+    recipes.compose("clip_cov", "entropic")
+    for options in ({"dual_clip": 3.0}, {"dual_clip": None}):
+        with pytest.raises(TypeError, match="recipe clip_cov has no dual_clip"):
+            recipes.compose("clip_cov", "entropic", **options)
+    with pytest.raises(TypeError, match="recipe w_reinforce has no eps"):
+        recipes.compose("w_reinforce", "steer", eps=1e-4)
+    assert recipes.compose("w_reinforce", "entropic", dual_clip=2.0).dual_clip == 2.0
+
+
 def test_wrong_arguments_are_named():
     with pytest.raises(TypeError, match="compose: expected a name or a recipe class, got <"):
         recipes.compose("dapo", recipes.get("steer"))
