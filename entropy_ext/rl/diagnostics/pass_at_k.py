@@ -35,5 +35,6 @@ def pass_at_k(samples: Tensor, successes: Tensor, k: int) -> Tensor:
     taken = torch.arange(k, device=samples.device)
     failures = (samples - successes).unsqueeze(-1) - taken
     left = samples.unsqueeze(-1) - taken
-    missed = (failures.clamp(min=0).double() / left.clamp(min=1)).prod(-1)
+    # With fewer than k failures one of the factors is 0.
+    missed = (failures.double() / left.clamp(min=1)).prod(-1)
     return torch.where(samples >= k, 1 - missed, torch.nan)
