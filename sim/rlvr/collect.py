@@ -186,7 +186,8 @@ class Collector:
             samples.logp,
             samples.routing,
         )
-        return batch, sampled_sums(samples, sources.correct, now, reference)
+        stored = self.recipe.sampling.offline
+        return batch, sampled_sums(samples, sources.correct, now, reference, stored=stored)
 
     def _problems(self, weights: Tensor, count: int) -> Tensor:
         """`count` problems, each once, drawn by weight; fewer if fewer have any."""

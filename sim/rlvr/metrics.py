@@ -14,7 +14,7 @@ __all__ = ["critic_metrics", "sampled_metrics", "sampled_sums", "update_metrics"
 
 
 def sampled_sums(
-    samples: Samples, correct: Tensor, stats: TokenStats, reference: TokenStats
+    samples: Samples, correct: Tensor, stats: TokenStats, reference: TokenStats, *, stored: bool
 ) -> dict[str, float]:
     """Sums over the policy's own responses.
 
@@ -23,10 +23,14 @@ def sampled_sums(
         correct: [B] bool.
         stats: of the policy as it is now.
         reference: of the reference.
+        stored: the responses are the first policy's, so that the divergence can be estimated in the
+            other direction alone, from the reference to the policy.
     """
     own = ~samples.teacher
     mask = samples.mask & own[:, None]
     log_ratio = (reference.logp - stats.logp)[mask]
+    if stored:
+        log_ratio = -log_ratio
     return {
         "sampled": own.sum().item(),
         "tokens": mask.sum().item(),

@@ -35,11 +35,13 @@ Columns that every recipe has; what its losses report besides follows them.
 step: from 1. reward: share of right answers among all sampled. held_out: the same on problems never
 trained on, empty where not measured. entropy: exact mean token entropy of all sampled, nats.
 kl_reference: to the reference, the policy after warm-up until the recipe resets it, nats per token,
-estimated on all sampled. kl_old: to the
-policy that sampled, nats per token, mean over optimizer steps. clip_fraction: tokens whose loss a
-bound holds; clip_low and clip_high by bound. loss, gradient_norm: mean over optimizer steps, the
-norm before it is clipped to 1. length: tokens. truncated: share. sampled, kept: responses. Sampled
-are the policy's own, not a teacher's; where a recipe learns from stored responses, those drawn.
+estimated on all sampled. kl_old: to the policy that sampled, nats per token, mean over optimizer
+steps. clip_fraction: tokens whose loss a bound holds; clip_low and clip_high by bound. loss,
+gradient_norm: mean over optimizer steps, the norm before it is clipped to 1. length: tokens.
+truncated: share. sampled, kept: responses.
+
+Sampled are the policy's own responses, not a teacher's. Where a recipe learns from stored ones they
+are those drawn from the store, and kl_reference is the divergence from the reference to the policy.
 """
 
 
