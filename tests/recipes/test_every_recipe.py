@@ -308,6 +308,30 @@ def test_hooks_never_ask_the_device(case):
         assert all(x.ndim == 0 and not x.requires_grad for x in metrics.values())
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="watches a CUDA stream: needs a GPU")
+@every_recipe
+def test_an_optimizer_step_never_waits_for_the_gpu(case):
+    """What a fake tensor cannot see: a copy from the host, a size read back by an operator."""
+    recipe = _get(case, entropy_coef=0.003)
+    rollout = make_rollout(dtype=torch.float32)
+    moved = {n: v.cuda() for n, v in vars(rollout).items() if isinstance(v, torch.Tensor)}
+    rollout = rollout.replace(**moved)
+    rollout = rollout.replace(rewards=recipe.shape_rewards(rollout))
+    targets = recipe.targets(rollout)
+    logits = make_logits(dtype=torch.float32).cuda().requires_grad_()
+    values = make_values(dtype=torch.float32).cuda().requires_grad_()
+    for mode in ("default", "error"):
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            stats = token_stats(logits.detach(), rollout.tokens, mask=rollout.mask, extras=True)
+            plan = recipe.prepare(stats, rollout, targets)
+            loss(recipe, logits, Prepared(rollout, targets, plan), values).backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert logits.grad.isfinite().all()
+
+
 def _ranked(recipe, rows, group=None):
     """Two steps, so that a controller moved by the first is seen in the second."""
     rollout = make_rollout(prompt=torch.tensor([0, 0, 0, 1, 1, 2])).rows(rows)

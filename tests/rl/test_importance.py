@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from entropy_ext.rl.importance import masked_importance, truncated_importance
 
 NAN = math.nan
-# Ratios 0.25, 1, 3 and 8 of trainer to sampler.
+# Ratios 0.25, 1, 3 and 8 of trainer to sampler; their geometric mean is 6^(1/4).
 TRAINER = torch.tensor([[-3.0, -1.0, -0.5, -0.25]], dtype=torch.float64)
 SAMPLER = TRAINER - torch.tensor([[0.25, 1.0, 3.0, 8.0]], dtype=torch.float64).log()
 MASK = torch.ones(1, 4, dtype=torch.bool)
@@ -34,6 +34,17 @@ def test_masked():
     assert _weights(masked_importance, level="sequence", low=1.56, high=1.57) == pytest.approx(
         [0.25, 1, 3, 8]
     )
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize(("ratio", "weight"), [(0.45, 0), (0.55, 0.55), (4.9, 4.9), (5.1, 0)])
+def test_default_bounds_of_one_token(level, ratio, weight):
+    """A sequence of one token is judged by that token, not by half its logarithm."""
+    mask = torch.tensor([[True, False]])
+    sampler = torch.tensor([[-1.0 - math.log(ratio), NAN]], dtype=torch.float64)
+    trainer = torch.tensor([[-1.0, NAN]], dtype=torch.float64)
+    got = masked_importance(trainer, sampler, mask, level=level)
+    assert got[0].tolist() == pytest.approx([weight, 0])
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])

@@ -13,8 +13,8 @@ from entropy_ext.rl.losses.token_loss import (
     log_ratio,
     ratio_metrics,
 )
-from entropy_ext.rl.statistics import token_ids
-from entropy_ext.token_selection import CovarianceMoments, covariance, kl_cov
+from entropy_ext.rl.statistics import token_covariance, token_ids
+from entropy_ext.token_selection import kl_cov
 
 __all__ = ["sent", "sent_penalty"]
 
@@ -112,14 +112,9 @@ def sent_penalty(
         check_bound(name, value, at_least=0)
     known = mask & torch.isfinite(logp) & torch.isfinite(entropy)
     ids = token_ids(mask, group=group)
-    advantages = advantages.to(logp.dtype)
     # kl_cov takes the greatest of any score, rounded down and at least one: of −entropy the lowest.
     low = kl_cov(-entropy, known, fraction=low_fraction, token_ids=ids, group=group)
-    moments = CovarianceMoments()
-    moments.update(logp, advantages, low)
-    if group is not None:
-        moments.all_reduce(group)
-    cov = covariance(logp, advantages, low, moments=moments)
+    cov = token_covariance(logp, advantages, low, group=group)
     highest = kl_cov(cov, low, fraction=cov_fraction, token_ids=ids, group=group)
     lowest = kl_cov(-cov, low, fraction=cov_fraction, token_ids=ids, group=group)
     factor = rest * low.to(logp.dtype)
