@@ -81,6 +81,9 @@ def test_anti_windup():
     inward.load_state_dict({"integral": torch.tensor(5.0, dtype=torch.float64)})
     assert _alphas(inward, [0.0]) == [1.0]
     assert inward.state_dict()["integral"].item() == pytest.approx(4.9)
+    # However small the push outwards.
+    assert _alphas(inward, [0.11]) == [1.0]
+    assert inward.state_dict()["integral"].item() == pytest.approx(4.9)
 
 
 def test_restored_controller_continues_alike():
