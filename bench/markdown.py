@@ -11,8 +11,9 @@ import typer
 
 from bench.report import milliseconds, number
 from bench.results import Result, read_csv
+from bench.selection_bench import SelectionResult, read_rows
 
-__all__ = ["markdown"]
+__all__ = ["markdown", "selection_markdown"]
 
 FLOOR_NAMES = ("read", "copy")
 
@@ -51,9 +52,43 @@ def markdown(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
+def selection_markdown(results: Sequence[SelectionResult]) -> str:
+    """One table for each number of tokens, ours beside the eager formula; the last rows count."""
+    latest = {(row.tokens, row.selector, row.implementation): row for row in results}
+    first = next(iter(latest.values()))
+    lines = [
+        f"{first.device}, {first.threads} threads, CPU kernels {first.isa}, torch {first.torch}, "
+        f"commit {first.commit}, {first.date[:10]}."
+    ]
+    for tokens in sorted({row.tokens for row in latest.values()}):
+        lines += [
+            "",
+            f"**{tokens} tokens, float32**",
+            "",
+            "| selector | ms | eager ms | × eager | launches / eager | host waits / eager |",
+            "|---|---|---|---|---|---|",
+        ]
+        for (count, selector, implementation), ours in latest.items():
+            if count != tokens or implementation != "ours":
+                continue
+            eager = latest[tokens, selector, "eager"]
+            cells = (
+                selector,
+                milliseconds(ours.ms),
+                milliseconds(eager.ms),
+                number(ours.speedup, 1),
+                f"{ours.launches} / {eager.launches}",
+                f"{ours.host_syncs} / {eager.host_syncs}",
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main(csv: Annotated[Path, typer.Argument(help="A file that python -m bench wrote.")]) -> None:
     """Print the tables."""
-    typer.echo(markdown(read_csv(csv)))
+    with csv.open() as file:
+        of_selection = "selector" in file.readline().split(",")
+    typer.echo(selection_markdown(read_rows(csv)) if of_selection else markdown(read_csv(csv)))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from bench.selection_baselines import Cost, cost_of
 from bench.selection_candidates import SELECTORS, make_tokens
 from bench.timing import Call, Stopwatch, cpu_stopwatch, cuda_stopwatch, round_robin
 
-__all__ = ["TOKENS", "SelectionResult", "measure", "run"]
+__all__ = ["TOKENS", "SelectionResult", "measure", "read_rows", "run"]
 
 TOKENS = (16384, 131072, 1048576)
 DEFAULT_REPEATS = 21
@@ -127,6 +127,18 @@ def append_rows(path: Path, results: Sequence[SelectionResult]) -> None:
         for result in results:
             row = asdict(result)
             writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})
+
+
+def read_rows(path: Path) -> list[SelectionResult]:
+    """The rows of a file that append_rows wrote."""
+    kinds = {"int": int, "float": float, "str": str}
+    with path.open(newline="") as file:
+        return [
+            SelectionResult(
+                **{c.name: kinds[str(c.type)](row[c.name]) for c in fields(SelectionResult)}
+            )
+            for row in csv_files.DictReader(file)
+        ]
 
 
 def print_selection(console: Console, results: Sequence[SelectionResult]) -> None:

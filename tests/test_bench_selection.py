@@ -12,7 +12,8 @@ from rich.console import Console
 
 from bench import selection_baselines as eager
 from bench.check import selection_bars
-from bench.selection_bench import SelectionResult, measure, run
+from bench.markdown import selection_markdown
+from bench.selection_bench import SelectionResult, measure, read_rows, run
 from bench.selection_candidates import SELECTORS, make_tokens
 
 CPU = torch.device("cpu")
@@ -80,6 +81,20 @@ def test_measured_rows_and_their_file(tmp_path: Path) -> None:
     assert [(row["selector"], row["implementation"]) for row in rows] == [
         (row.selector, row.implementation) for row in results
     ]
+
+
+def test_tables_from_the_file(tmp_path: Path) -> None:
+    """Fails if the page's table mixes rows up, or a file read again is not what was written."""
+    path = tmp_path / "selection.csv"
+    run(Console(quiet=True), path, [512], device=CPU, repeats=3)
+    results = run(Console(quiet=True), path, [512], device=CPU, repeats=3)
+    rows = read_rows(path)
+    assert [row.selector for row in rows] == [row.selector for row in results] * 2
+    assert rows[-1].ms == pytest.approx(results[-1].ms, rel=1e-4)
+    table = selection_markdown(rows)
+    ours, theirs = results[2:4]
+    assert f"| clip_cov | {ours.ms:.3f} | {theirs.ms:.3f} | {ours.speedup:.1f} | 8 / " in table
+    assert table.count("| clip_cov |") == 1
 
 
 def test_launches_of_a_selection() -> None:
