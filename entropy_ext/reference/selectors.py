@@ -56,6 +56,7 @@ def clip_cov(
     low, high = bounds
 
     def select(cov: Tensor, valid: Tensor, ids: Tensor, clipped: Tensor) -> Tensor:
+        cov = cov.double()  # as the bounds are
         inside = (cov > low if low > -math.inf else True) & ~torch.isnan(cov)
         inside &= cov < high if high < math.inf else True
         k = select_count("floor", fraction, valid.sum())
