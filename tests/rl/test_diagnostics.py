@@ -22,6 +22,11 @@ def test_fit_by_hand():
     assert fit.r2 == pytest.approx(1.0)
     assert fit.interval[0] == pytest.approx(0.6, abs=1e-5)
     assert fit.interval[1] == pytest.approx(0.6, abs=1e-5)
+    tensors = [
+        torch.tensor(x, dtype=torch.float64)
+        for x in ([1.0, 0.5, 0.1], [0.2563436, 0.4702557, 0.5789658])
+    ]
+    assert fit_entropy_performance(*tensors) == fit
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from torch import Tensor
+
 from entropy_ext.rl.checks import check_bound
 
 __all__ = ["EntropyFit", "fit_entropy_performance"]
@@ -25,7 +27,10 @@ class EntropyFit(NamedTuple):
 
 
 def fit_entropy_performance(
-    entropy: Sequence[float], performance: Sequence[float], *, confidence: float = 0.95
+    entropy: Sequence[float] | Tensor,
+    performance: Sequence[float] | Tensor,
+    *,
+    confidence: float = 0.95,
 ) -> EntropyFit:
     """What performance a run would end at if its entropy went to 0.
 
@@ -37,8 +42,8 @@ def fit_entropy_performance(
     (arXiv 2505.22617, section 2), whose entropy is a mean over responses of the mean over tokens.
 
     Args:
-        entropy: n ≥ 3 values of H, nats; not all equal.
-        performance: n values of R, such as accuracies.
+        entropy: n ≥ 3 values of H, nats; not all equal. A list or a [n] tensor.
+        performance: n values of R, such as accuracies, likewise.
         confidence: of the interval, between 0 and 1.
 
     Returns:
@@ -49,6 +54,10 @@ def fit_entropy_performance(
             entropies that are all equal.
     """
     check_bound("confidence", confidence, above=0, at_most=1 - 1e-9)
+    entropy, performance = (
+        values.tolist() if isinstance(values, Tensor) else values
+        for values in (entropy, performance)
+    )
     n = len(entropy)
     if len(performance) != n:
         raise ValueError(f"performance: expected {n} values, got {len(performance)}")
