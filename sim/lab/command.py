@@ -38,8 +38,7 @@ def run(
         known = ", ".join(EXPERIMENTS)
         raise typer.BadParameter(f"expected one of {known}; got {name!r}", param_hint="NAME")
     store = _store(out, quick)
-    store.path(name).unlink(missing_ok=True)
-    _run([EXPERIMENTS[name]], store, jobs=1, stale=False, page=out / f"{name}.html")
+    _run([EXPERIMENTS[name]], store, jobs=1, anew=True, page=out / f"{name}.html")
 
 
 def report(
@@ -82,12 +81,15 @@ def _run(
     store: Store,
     *,
     jobs: int,
-    stale: bool,
     page: Path,
+    stale: bool = False,
+    anew: bool = False,
 ) -> None:
     console = Console()
     try:
-        results, failures = run_experiments(experiments, store, console, jobs=jobs, stale=stale)
+        results, failures = run_experiments(
+            experiments, store, console, jobs=jobs, stale=stale, anew=anew
+        )
     except KeyboardInterrupt:
         console.print("Interrupted: what was finished is kept; run the same command to go on.")
         raise typer.Exit(INTERRUPTED) from None

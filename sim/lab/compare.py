@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from entropy_ext import recipes
@@ -15,9 +17,20 @@ from sim.lab.tables import Cell, Table, Tables
 from sim.lab.task import Task
 from sim.lab.training import train
 
-__all__ = ["Arm", "arm", "compare", "difference", "final", "tabulate"]
+__all__ = [
+    "AT_LEVEL",
+    "Arm",
+    "arm",
+    "at_level",
+    "compare",
+    "difference",
+    "final",
+    "lost",
+    "tabulate",
+]
 
 MEASURES = ("entropy", "reward", "kl")
+AT_LEVEL = "entropy at the level"
 
 
 class Arm(NamedTuple):
@@ -41,6 +54,8 @@ def compare(
     learning_rate: float,
     measures: Sequence[str] = MEASURES,
     points: int = 40,
+    level: float | None = None,
+    runs: bool = False,
     **options: Any,
 ) -> Tables:
     """Train every arm; `tabulate` of the runs.
@@ -52,6 +67,8 @@ def compare(
         learning_rate: of the policy.
         measures: which to keep.
         points: measurements along the run, about.
+        level: see `tabulate`.
+        runs: see `tabulate`.
         options: the remaining arguments of `train`, for all arms.
     """
     common = {"steps": steps, "learning_rate": learning_rate, "every": max(1, steps // points)}
@@ -59,19 +76,28 @@ def compare(
         name: train(task, side.recipe, **{**common, **options, **side.train})
         for name, side in arms.items()
     }
-    return tabulate(histories, task.seeds, measures)
+    return tabulate(histories, task.seeds, measures, level=level, runs=runs)
 
 
 def tabulate(
-    histories: Mapping[str, History], seeds: Tensor, measures: Sequence[str] = MEASURES
+    histories: Mapping[str, History],
+    seeds: Tensor,
+    measures: Sequence[str] = MEASURES,
+    *,
+    level: float | None = None,
+    runs: bool = False,
 ) -> Tables:
     """Tables "curves" and "finals" of some runs.
 
     curves: arm, measure, step, mean, low, high: mean over seeds with its 95 % interval.
-    finals: arm, measure, seed, start, value: both ends of each run.
+    finals: arm, measure, seed, start, value: both ends of each run. With a level also the measure
+    AT_LEVEL, whose value is the entropy when the expected reward first reached the level: which
+    tells what a method does to the entropy from how fast it learns. NaN if it never did.
+    runs, if asked for: arm, seed, step and every measure: each run by itself.
     """
     curves: list[Sequence[Cell]] = []
     finals: list[Sequence[Cell]] = []
+    whole: list[Sequence[Cell]] = []
     for arm, history in histories.items():
         for measure in measures:
             values = history[measure].tolist()
@@ -79,10 +105,44 @@ def tabulate(
                 curves.append((arm, measure, step, *interval(row)[:3]))
             for seed, first, last in zip(seeds.tolist(), values[0], values[-1], strict=True):
                 finals.append((arm, measure, seed, first, last))
-    return {
+        if level is not None:
+            reached = at_level(history["reward"], history["entropy"], level)
+            rows = zip(seeds.tolist(), history["entropy"][0].tolist(), reached, strict=True)
+            finals += [(arm, AT_LEVEL, *row) for row in rows]
+        if runs:
+            every = torch.stack([history[measure] for measure in measures], -1).tolist()
+            for step, rows in zip(history.steps, every, strict=True):
+                whole += [(arm, n, step, *row) for n, row in zip(seeds.tolist(), rows, strict=True)]
+    tables = {
         "curves": Table.of(("arm", "measure", "step", "mean", "low", "high"), curves),
         "finals": Table.of(("arm", "measure", "seed", "start", "value"), finals),
     }
+    if runs:
+        tables["runs"] = Table.of(("arm", "seed", "step", *measures), whole)
+    return tables
+
+
+def at_level(rising: Tensor, other: Tensor, level: float) -> list[float]:
+    """`other` where `rising` first reaches a level, between measurements on a straight line.
+
+    Args:
+        rising, other: [K, N].
+        level: of `rising`.
+
+    Returns:
+        N numbers; NaN where the level is never reached.
+    """
+    found = []
+    for x, y in zip(rising.T.tolist(), other.T.tolist(), strict=True):
+        place = next((k for k, value in enumerate(x) if value >= level), None)
+        if place is None:
+            found.append(math.nan)
+        elif place == 0:
+            found.append(y[0])
+        else:
+            share = (level - x[place - 1]) / (x[place] - x[place - 1])
+            found.append(y[place - 1] + share * (y[place] - y[place - 1]))
+    return found
 
 
 def final(tables: Tables, arm: str, measure: str) -> Interval:
@@ -90,10 +150,22 @@ def final(tables: Tables, arm: str, measure: str) -> Interval:
     return interval(tables["finals"].numbers("value", arm=arm, measure=measure))
 
 
+def lost(tables: Tables, arm: str) -> Interval:
+    """Share of its entropy that an arm loses, mean over seeds."""
+    finals = tables["finals"].where(arm=arm, measure="entropy")
+    pairs = zip(finals.numbers("start"), finals.numbers("value"), strict=True)
+    return interval([1 - end / start for start, end in pairs])
+
+
 def difference(tables: Tables, measure: str, arm: str, other: str) -> Interval:
-    """Mean over seeds of arm − other at the end, seed by seed."""
+    """Mean over seeds of arm − other at the end, seed by seed; of those where both are known."""
     finals = tables["finals"]
-    return paired(
+    pairs = zip(
         finals.numbers("value", arm=arm, measure=measure),
         finals.numbers("value", arm=other, measure=measure),
+        strict=True,
     )
+    known = [(a, b) for a, b in pairs if not math.isnan(a) and not math.isnan(b)]
+    if len(known) < 10:
+        return Interval(math.nan, math.nan, math.nan, len(known))
+    return paired([a for a, _ in known], [b for _, b in known])

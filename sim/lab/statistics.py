@@ -21,7 +21,7 @@ class Interval(NamedTuple):
 
     def __str__(self) -> str:
         if self.low == self.high:
-            return f"{self.value:.5g}"
+            return f"{self.value:#.5g}" if self.value else "0"
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 

@@ -30,6 +30,7 @@ class Result:
 
     tables: Tables
     seconds: float
+    """of one core"""
     date: str = ""
     key: str = ""
 

@@ -12,12 +12,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
 from sim.__main__ import app
 from sim.lab import command, runner, store
-from sim.lab.compare import arm, compare, difference, final
+from sim.lab.compare import AT_LEVEL, arm, at_level, compare, difference, final, lost
 from sim.lab.experiment import QUICK, Criterion
 from sim.lab.experiments import EXPERIMENTS
 from sim.lab.report import write
@@ -86,8 +87,33 @@ def test_comparisons_pair_the_seeds():
     curve = tables["curves"].where(arm="slow", measure="reward")
     assert curve.numbers("step") == [0, 2, 4]
     assert curve.numbers("mean")[-1] == end.value
+    entropies = tables["finals"].where(arm="a", measure="entropy")
+    shares = zip(entropies.numbers("start"), entropies.numbers("value"), strict=True)
+    assert lost(tables, "a").value == pytest.approx(sum(1 - b / a for a, b in shares) / 10)
     start = tables["finals"].numbers("start", arm="a", measure="reward")
     assert curve.numbers("mean")[0] == pytest.approx(sum(start) / 10, rel=1e-12)
+
+
+def test_entropy_at_a_reward_is_interpolated():
+    """Catches the later of two crossings, a point off the line, a level never reached as 0."""
+    rising = torch.tensor([[0.0, 0.6, 0.0], [0.4, 0.7, 0.1], [0.8, 0.2, 0.2], [0.3, 0.9, 0.3]])
+    other = torch.tensor([[1.0, 9.0, 1.0], [0.8, 5.0, 1.0], [0.2, 4.0, 1.0], [0.1, 3.0, 1.0]])
+    found = at_level(rising.double(), other.double(), 0.5)
+    assert found[0] == pytest.approx(0.8 - 0.25 * 0.6, rel=1e-6)
+    assert found[1] == 9.0
+    assert math.isnan(found[2])
+
+
+def test_seeds_that_never_reach_a_level_do_not_count():
+    """Catches NaN in a mean, and a mean over too few seeds."""
+    rows = [(a, AT_LEVEL, n, 1.0, 0.5 + n) for a in "ab" for n in range(12)]
+    rows[3] = ("a", AT_LEVEL, 3, 1.0, math.nan)
+    tables = {"finals": Table.of(("arm", "measure", "seed", "start", "value"), rows)}
+    assert difference(tables, AT_LEVEL, "a", "b") == Interval(0.0, 0.0, 0.0, 11)
+    for n in range(3):
+        rows[n] = ("a", AT_LEVEL, n, 1.0, math.nan)
+    tables = {"finals": Table.of(("arm", "measure", "seed", "start", "value"), rows)}
+    assert math.isnan(difference(tables, AT_LEVEL, "a", "b").value)
 
 
 def test_tables_name_what_is_missing():
@@ -154,6 +180,14 @@ def test_runs_resume_and_recompute_what_is_corrupt(tmp_path):
     again, _ = runner.run([CHEAP], kept, console, jobs=1)
     assert again == first
     assert kept.path(CHEAP.name).read_bytes() == content
+    other = dataclasses.replace(first[CHEAP.name], tables={})
+    older = json.loads(content)["body"] | {"key": "older", "tables": {}}
+    kept.path(CHEAP.name).write_text(
+        json.dumps({"sha256": store._checksum(older), "body": older}), encoding="utf-8"
+    )
+    assert kept.load(CHEAP.name).tables == other.tables
+    assert not runner._fits(CHEAP, kept.load(CHEAP.name))
+    assert runner._fits(CHEAP, first[CHEAP.name])
     kept.path(CHEAP.name).write_bytes(content[:500])
     third, _ = runner.run([CHEAP], kept, console, jobs=1)
     assert "corrupt, computed anew" in console.export_text()
@@ -266,3 +300,16 @@ def test_a_corrupt_history_of_criteria_is_not_overwritten(tmp_path, measured):
     with pytest.raises(Corrupt, match=r"criteria\.json"):
         kept.save(CHEAP, measured)
     assert json.loads(kept.path(CHEAP.name).read_text())["body"]["seconds"] == 1.25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_measures_judges_and_draws(name):
+    """Catches a claim whose tables, criteria and plot do not fit each other."""
+    experiment = EXPERIMENTS[name]
+    tables = experiment.measure(QUICK._replace(seeds=10))
+    findings = experiment.findings(tables)
+    assert not any(math.isnan(finding.measured.value) for finding in findings)
+    figure = experiment.plot(tables).get_figure(root=True)
+    assert all(axis.get_xlabel() or axis.get_xticklabels() for axis in figure.axes)
+    assert all(axis.get_ylabel() for axis in figure.axes)

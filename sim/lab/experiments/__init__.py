@@ -5,9 +5,19 @@ from __future__ import annotations
 from sim.lab.experiment import Experiment
 from sim.lab.experiments import (
     chain_rule,
+    clip_thresholds,
+    covariance_control,
+    covariance_positive,
+    data_diversity,
     entropic_plant,
+    entropic_tracking,
     entropy_collapse,
     first_order,
+    high_entropy_tokens,
+    neutral_update,
+    off_policy_updates,
+    positive_samples,
+    reward_entropy_law,
     sampled_update,
     sign_table,
 )
@@ -23,5 +33,15 @@ EXPERIMENTS: dict[str, Experiment] = {
         sign_table,
         entropic_plant,
         entropy_collapse,
+        off_policy_updates,
+        data_diversity,
+        clip_thresholds,
+        covariance_positive,
+        positive_samples,
+        reward_entropy_law,
+        covariance_control,
+        entropic_tracking,
+        neutral_update,
+        high_entropy_tokens,
     )
 }

@@ -117,7 +117,7 @@ def _section(
 <figcaption>{_text(experiment.caption)}</figcaption></figure>
 {"".join(_numbers(experiment.name, name, table) for name, table in result.tables.items())}
 <p class=command>python -m sim run {experiment.name}{_option(store)}
-<span>{result.seconds:.0f} s, {result.date}{older}</span></p>
+<span>{result.seconds:.0f} s of one core, {result.date}{older}</span></p>
 </section>"""
 
 
