@@ -138,6 +138,20 @@ def test_an_average_that_is_given_settles_it():
     assert_same(recipe, recipes.get("dr_grpo", clip_high=0.28), max_length=40)
 
 
+class FromRollout(Recipe):
+    """A recipe of the user's own that looks at the policy before the update."""
+
+    name = "from_rollout"
+    statistics = "rollout"
+
+
+def test_statistics_of_two_passes_are_not_one():
+    assert recipes.compose("grpo", FromRollout).statistics == "rollout"
+    message = "steer wants minibatch statistics and from_rollout wants rollout statistics"
+    with pytest.raises(ValueError, match=f"compose: {message}"):
+        recipes.compose("grpo", FromRollout, "steer")
+
+
 def test_what_no_part_would_read_is_refused():
     """EntroPIC's own dual clip goes unread beside Clip-Cov; one that is asked for must not."""
     recipes.compose("clip_cov", "entropic")
