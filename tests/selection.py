@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from types import ModuleType
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -147,16 +145,7 @@ def tensor(values: Any, device: torch.device, dtype: torch.dtype = torch.float64
     return torch.tensor(values, dtype=dtype, device=device)
 
 
-def is_kernel(api: ModuleType) -> bool:
-    return api is entropy_ext
-
-
 def standard_score(statistic: float, degrees: float) -> float:
     """Of a chi-square statistic, by Wilson and Hilferty's cube root: good to far in both tails."""
     spread = 2.0 / (9.0 * degrees)
     return ((statistic / degrees) ** (1.0 / 3.0) - (1.0 - spread)) / math.sqrt(spread)
-
-
-def counts_of(selected: np.ndarray) -> np.ndarray:
-    """How often each token was chosen. [seeds, tokens] → [tokens]"""
-    return selected.sum(0).astype(np.float64)

@@ -12,90 +12,9 @@ import torch
 from torch import Tensor
 
 import entropy_ext
-from entropy_ext import CovarianceMoments, TokenStats
+from entropy_ext import TokenStats
+from tests.selection_arguments import FUNCTIONS, TENSORS, arguments_of, call, real
 
-SHAPE = (2, 3)
-
-
-def real(device: torch.device) -> Tensor:
-    return torch.full(SHAPE, 0.5, device=device)
-
-
-def flags(device: torch.device) -> Tensor:
-    return torch.ones(SHAPE, dtype=torch.bool, device=device)
-
-
-def ids(device: torch.device) -> Tensor:
-    return torch.arange(6, device=device).view(SHAPE)
-
-
-def arguments_of(function: str, device: torch.device) -> dict[str, Any]:
-    """Good arguments of each function, by name."""
-    x = real(device)
-    per_function: dict[str, dict[str, Any]] = {
-        "covariance": {"logp": -x, "advantages": x, "mask": flags(device)},
-        "update": {"logp": -x, "advantages": x, "mask": flags(device)},
-        "clip_cov": {
-            "cov": x,
-            "mask": flags(device),
-            "clipped": flags(device),
-            "token_ids": ids(device),
-            "seed": 0,
-        },
-        "kl_cov": {"cov": x, "mask": flags(device), "token_ids": ids(device)},
-        "top_entropy": {"entropy": x, "mask": flags(device), "token_ids": ids(device)},
-        "entropy_change": {
-            "stats": TokenStats(-x, x, x, collision=x, collision_logp=-x),
-            "advantages": x,
-            "ratio": x,
-        },
-        "steer_weights": {
-            "logp": -x,
-            "old_logp": -x,
-            "entropy": x,
-            "advantages": x,
-            "mask": flags(device),
-            "collision": x,
-            "collision_logp": -x,
-            "form": "exact",
-        },
-        "policy_stats": {
-            "logits": torch.zeros(*SHAPE, 5, device=device),
-            "tokens": torch.zeros(SHAPE, dtype=torch.int64, device=device),
-            "advantages": x,
-            "mask": flags(device),
-            "old_logp": -x,
-            "token_ids": ids(device),
-        },
-    }
-    return per_function[function]
-
-
-def call(function: str, device: torch.device, **changed: Any) -> Any:
-    arguments = arguments_of(function, device) | changed
-    if function == "update":
-        return CovarianceMoments().update(**arguments)
-    return getattr(entropy_ext, function)(**arguments)
-
-
-FUNCTIONS = (
-    "covariance",
-    "update",
-    "clip_cov",
-    "kl_cov",
-    "top_entropy",
-    "entropy_change",
-    "steer_weights",
-    "policy_stats",
-)
-TENSORS = {
-    function: [
-        name
-        for name, value in arguments_of(function, torch.device("cpu")).items()
-        if isinstance(value, Tensor)
-    ]
-    for function in FUNCTIONS
-}
 EVERY = [(function, name) for function in FUNCTIONS for name in TENSORS[function]]
 each_tensor = pytest.mark.parametrize(("function", "name"), EVERY)
 
@@ -248,56 +167,6 @@ def test_stats_without_extras(device: torch.device) -> None:
     x = real(device)
     with pytest.raises(ValueError, match=r"^stats: expected .*extras=True"):
         entropy_ext.entropy_change(TokenStats(-x, x, x), x)
-
-
-@pytest.mark.parametrize("function", ["clip_cov", "kl_cov", "top_entropy"])
-def test_nan_in_a_valid_token(function: str, device: torch.device) -> None:
-    """On the CPU an error with the first such position, on CUDA such a token is not selected."""
-    name = TENSORS[function][0]
-    values = torch.arange(6.0, device=device).view(SHAPE)
-    values[0, 1] = values[1, 0] = values[1, 2] = math.nan
-    mask = flags(device)
-    mask[0, 1] = False
-    none = torch.zeros_like(mask)
-    changed: dict[str, Any] = {name: values, "mask": mask, "fraction": 1.0}
-    if function == "clip_cov":
-        changed |= {"clipped": none, "bounds": (-math.inf, math.inf)}
-    if device.type == "cpu":
-        with pytest.raises(ValueError, match=rf"^{name}\[1, 0\]: expected .*, got nan$"):
-            call(function, device, **changed)
-    else:
-        got = call(function, device, **changed)
-        assert got.tolist() == [[True, False, True], [False, True, False]]
-
-
-@pytest.mark.parametrize("function", ["clip_cov", "kl_cov", "top_entropy"])
-def test_infinite_values_are_values(function: str, device: torch.device) -> None:
-    """The greatest and the least of all: catches −inf mistaken for “not a candidate”."""
-    name = TENSORS[function][0]
-    values = torch.tensor([[-math.inf, math.inf, 1.0], [2.0, math.inf, -math.inf]], device=device)
-    changed: dict[str, Any] = {name: values, "mask": None, "fraction": 1.0}
-    if function == "clip_cov":
-        changed |= {"clipped": None, "bounds": (-math.inf, math.inf)}
-    assert call(function, device, **changed).all()
-    if function != "clip_cov":
-        some = call(function, device, **(changed | {"fraction": 0.2}))
-        assert (values[some] == math.inf).all()
-
-
-@pytest.mark.parametrize("position", [(0, 0), (1, 2), (2, 1)], ids=lambda p: f"{p[0]},{p[1]}")
-def test_positions_are_those_of_the_argument(
-    position: tuple[int, int], device: torch.device
-) -> None:
-    """Of a transposed tensor too: catches the position counted in memory."""
-    if device.type != "cpu":
-        pytest.skip("bad tokens are not selected on CUDA, which cannot raise without waiting")
-    values = torch.zeros(3, 3).t()
-    values[position] = math.nan
-    expected = rf"^cov\[{position[0]}, {position[1]}\]: "
-    with pytest.raises(ValueError, match=expected):
-        entropy_ext.kl_cov(values, None)
-    with pytest.raises(ValueError, match=expected.replace("cov", "logp")):
-        entropy_ext.covariance(values, torch.zeros(3, 3), None)
 
 
 @pytest.mark.parametrize("function", ["clip_cov", "kl_cov", "top_entropy"])

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from entropy_ext import CovarianceMoments, PolicyStats, TokenStats, policy_stats, reference
+import entropy_ext
+from entropy_ext import TokenStats, policy_stats, reference, token_stats
 from tests import draws
 from tests.selection import each_api
+from tests.selection_calls import ReadsOf
 from tests.truth import same_bits, stats_dtype
 
 SHAPE = (3, 14)
@@ -179,14 +180,12 @@ def test_gradients_are_those_of_token_stats(
     form: str, dtype: torch.dtype, device: torch.device
 ) -> None:
     """Through logp, entropy and lse, bit for bit; what is selected and weighed carries none."""
-    from entropy_ext import token_stats
-
     x = draw_inputs(dtype, device)
     x["logits"] = x["logits"].nan_to_num(0.0)
     gradients = []
-    for function in ("both", "alone"):
+    for function in (policy_stats, token_stats):
         leaf = x["logits"].clone().requires_grad_()
-        if function == "both":
+        if function is policy_stats:
             stats = policy_stats(**(x | {"logits": leaf}), steer_form=form)
             for name in (*EXTRAS, "covariance", "clip_cov", "steer_weight"):
                 value = getattr(stats, name)
@@ -197,23 +196,6 @@ def test_gradients_are_those_of_token_stats(
         gradients.append(torch.autograd.grad(loss, leaf)[0])
     assert same_bits(*gradients)
     assert gradients[0].abs().max() > 0
-
-
-class ReadsOf(TorchDispatchMode):
-    """Operators called with a tensor of at least so many elements."""
-
-    def __init__(self, elements: int) -> None:
-        super().__init__()
-        self.elements = elements
-        self.calls: list[str] = []
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        tensors = [x for x in args if isinstance(x, Tensor) and x.numel() >= self.elements]
-        if tensors and "detach" not in str(func):
-            self.calls.append(str(func))
-        return func(*args, **(kwargs or {}))
 
 
 @each_form
@@ -280,7 +262,7 @@ def test_a_valid_token_that_is_not_finite(case: str, device: torch.device) -> No
         with pytest.raises(ValueError, match=rf"^{named}\[1, 4\]: expected .*finite"):
             policy_stats(**x, **options)
         return
-    got: PolicyStats = policy_stats(**x, **options)
+    got = policy_stats(**x, **options)
     rest = x["mask"].clone()
     rest[1, 4] = False
     without = policy_stats(**(x | {"mask": rest}), **options)
@@ -296,7 +278,7 @@ def test_moments_of_the_step_serve_a_micro_batch(device: torch.device) -> None:
     """Covariances of the parts are those of the whole."""
     x = draw_inputs(torch.float32, device)
     whole = policy_stats(**x)
-    moments = CovarianceMoments()
+    moments = entropy_ext.CovarianceMoments()
     moments.update(whole.logp, x["advantages"], x["mask"])
     parts = [
         policy_stats(**{k: v[rows] for k, v in x.items()}, moments=moments).covariance

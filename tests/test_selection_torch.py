@@ -1,4 +1,4 @@
-"""The token functions inside PyTorch: registration, compile, fake tensors, inputs left alone."""
+"""The token functions inside PyTorch: registration, fake tensors, inputs left alone."""
 
 from __future__ import annotations
 
@@ -9,88 +9,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import entropy_ext
 from entropy_ext import (
-    CovarianceMoments,
-    PolicyStats,
-    TokenStats,
     clip_cov,
     covariance,
-    entropy_change,
     kl_cov,
-    policy_stats,
-    steer_weights,
-    top_entropy,
 )
 from tests.selection import Batch, draw_batch, each_dtype
-from tests.truth import same_bits
+from tests.selection_calls import all_of_policy_stats, everything, same, valid_batch
 
 OPERATORS = torch.ops.entropy_ext
-Seed = int | Tensor
-
-
-def valid_batch(device: torch.device, dtype: torch.dtype = torch.float32) -> Batch:
-    """[4, 9] tokens, NaN off the mask."""
-    return draw_batch("torch", (4, 9), dtype, device)
-
-
-def everything(b: Batch, seed: Seed) -> tuple[Tensor, ...]:
-    """Every public function but policy_stats, all their arguments given."""
-    moments = CovarianceMoments()
-    moments.update(b.logp, b.advantages, b.mask)
-    cov = covariance(b.logp, b.advantages, b.mask, moments=moments)
-    clipped = cov > 2
-    stats = TokenStats(
-        b.logp, b.entropy, b.logp, collision=b.collision, collision_logp=b.collision_logp
-    )
-    change = entropy_change(stats, b.advantages, ratio=(b.logp - b.old_logp).exp())
-    ours = (b.logp, b.old_logp, b.entropy, b.advantages, b.mask)
-    extras = {"collision": b.collision, "collision_logp": b.collision_logp}
-    return (
-        cov,
-        clip_cov(
-            cov,
-            b.mask,
-            fraction=0.2,
-            bounds=(-1.0, math.inf),
-            clipped=clipped,
-            seed=seed,
-            token_ids=b.token_ids,
-        ),
-        kl_cov(cov, b.mask, fraction=0.3, token_ids=b.token_ids),
-        top_entropy(b.entropy, b.mask, token_ids=b.token_ids),
-        top_entropy(b.entropy, b.mask, rule="quantile"),
-        change,
-        steer_weights(*ours),
-        steer_weights(*ours, form="own_logit", weight_map="linear", lambda_max=1.2),
-        steer_weights(*ours, form="exact", weight_scale=change.abs().nan_to_num().amax(), **extras),
-        moments.count,
-        moments.covariance,
-    )
-
-
-def same(a: Tensor, b: Tensor) -> bool:
-    return same_bits(a, b) if a.is_floating_point() else torch.equal(a, b)
-
-
-def all_of_policy_stats(
-    logits: Tensor, tokens: Tensor, b: Batch, seed: Seed, form: str
-) -> PolicyStats:
-    return policy_stats(
-        logits,
-        tokens,
-        b.advantages,
-        b.mask,
-        old_logp=b.old_logp,
-        fraction=0.2,
-        bounds=(-1.0, math.inf),
-        seed=seed,
-        token_ids=b.token_ids,
-        steer_form=form,  # type: ignore[arg-type]
-    )
 
 
 def operator_calls(b: Batch) -> dict[str, list[tuple[Any, ...]]]:
@@ -159,70 +89,6 @@ def test_every_operator_is_checked(device: torch.device) -> None:
     from entropy_ext import ops_selection
 
     assert set(operator_calls(valid_batch(device))) == set(ops_selection.__all__)
-
-
-def compiled_and_eager(
-    function: Callable[..., Any], calls: list[tuple[Any, ...]], graphs: int = 1
-) -> None:
-    """The same bits from one graph, or as many as are due."""
-    counter = CompileCounter()
-    torch.compiler.reset()
-    compiled = torch.compile(function, fullgraph=True, backend=counter)
-    for arguments in calls:
-        for a, b in zip(compiled(*arguments), function(*arguments), strict=True):
-            assert (a is None) == (b is None)
-            assert a is None or same(a, b)
-    assert counter.frame_count == graphs
-
-
-@pytest.mark.parametrize("kind", ["int", "tensor"])
-def test_compile_when_the_seed_changes(kind: str, device: torch.device) -> None:
-    """One graph for all seeds, negative and large ones too: catches a seed baked into it."""
-    batch = valid_batch(device)
-    seeds: list[Seed] = [3, 2, 12345678901, -7, 2**62]
-    if kind == "tensor":
-        seeds = [torch.tensor(seed, device=device) for seed in seeds]
-    drawn = [everything(batch, seed)[1].tolist() for seed in seeds]
-    assert len({str(d) for d in drawn}) == len(seeds)
-    # The first int is taken for a constant; from the second on it is an input.
-    calls = [(batch, seed) for seed in seeds]
-    compiled_and_eager(everything, calls, graphs=2 if kind == "int" else 1)
-
-
-def test_seed_as_int_and_as_tensor(device: torch.device) -> None:
-    """The same choice by either."""
-    batch = valid_batch(device)
-    for seed in (0, 5, -1, 2**63 - 1, -(2**63)):
-        a = everything(batch, seed)[1]
-        b = everything(batch, torch.tensor(seed, device=device))[1]
-        assert torch.equal(a, b)
-
-
-@pytest.mark.parametrize("form", ["code", "exact"])
-def test_compile_policy_stats(form: str, device: torch.device) -> None:
-    """One graph, the selection that of eager mode and the gradient too."""
-    batch = valid_batch(device)
-    random = torch.Generator().manual_seed(0)
-    leaf = torch.randn(4, 9, 33, generator=random).to(device).requires_grad_()
-    tokens = torch.zeros(4, 9, dtype=torch.int64, device=device)
-
-    def step(logits: Tensor, seed: Tensor) -> tuple[Tensor, ...]:
-        stats = all_of_policy_stats(logits * 1.5, tokens, batch, seed, form)
-        ratio = (stats.logp - stats.logp.detach()).exp()
-        weight = torch.where(stats.clip_cov, 0.0, stats.steer_weight)
-        loss = (weight * ratio).sum() + stats.entropy.sum() + stats.lse.sum()
-        return loss, stats.covariance, stats.clip_cov, stats.steer_weight
-
-    torch.compiler.reset()
-    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
-    for seed in (torch.tensor(4, device=device), torch.tensor(5, device=device)):
-        got, expected = compiled(leaf, seed), step(leaf, seed)
-        assert expected[2].any()
-        for x, y in zip(got[1:], expected[1:], strict=True):
-            assert same(x, y)
-        gradients = [torch.autograd.grad(results[0], leaf)[0] for results in (got, expected)]
-        assert gradients[0].abs().max() > 0
-        torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-6)
 
 
 def described(results: tuple[Any, ...]) -> list[Any]:
