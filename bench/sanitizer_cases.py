@@ -12,6 +12,7 @@ import torch
 
 from bench.candidates import DTYPES
 from entropy_ext import (
+    Support,
     TokenStats,
     clip_cov,
     covariance,
@@ -32,7 +33,7 @@ COUNTS = (3, 10001, 256 * 4096 + 4099)
 
 
 def vocabulary_cases(device: str) -> None:
-    """Forward with and without extras, and backward, masked, from aligned and odd addresses."""
+    """Forward and backward, with extras, with kept ids, masked, from aligned and odd addresses."""
     for (rows, vocab), dtype, offset, extras in product(
         SHAPES, DTYPES.values(), (0, 1), (False, True)
     ):
@@ -42,6 +43,9 @@ def vocabulary_cases(device: str) -> None:
         mask = torch.arange(rows, device=device) % 3 != 1
         stats = token_stats(logits, tokens, temperature=0.7, mask=mask, extras=extras)
         torch.autograd.grad((stats.logp + stats.entropy + stats.lse).sum(), logits)
+        support = Support.from_top_k_top_p(logits, top_k=vocab if extras else 5, mask=mask)
+        stats = token_stats(logits, tokens, temperature=0.7, mask=mask, support=support)
+        torch.autograd.grad([x.sum() for x in stats[-2:] if x is not None], logits)
 
 
 def selection_cases(device: str) -> None:

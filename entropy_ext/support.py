@@ -229,10 +229,18 @@ def _kept(z: Tensor, top_k: int | None, top_p: float) -> Tensor:
     kept = z > -torch.inf
     if top_k is not None and top_k < z.shape[-1]:
         kept &= z >= z.topk(top_k).values[:, -1:]
-    if top_p < 1:
-        finite = z.masked_fill(~kept, -torch.inf)
-        likeliest, order = finite.sort(dim=-1, descending=True, stable=True)
-        mass = likeliest.double().softmax(-1)
-        wanted = mass.cumsum(-1) - mass < top_p  # those before it do not reach top_p
-        kept &= torch.zeros_like(kept).scatter(-1, order, wanted)
+    if top_p == 1:
+        return kept
+    mass = z.masked_fill(~kept, -torch.inf).double().softmax(-1)
+    # Of V tokens no likelier than (1 − top_p)/V the mass is 1 − top_p at most, so that those before
+    # them reach top_p. What remains is sorted, side by side: of a peaked row next to nothing.
+    kept &= mass > 0.999 * (1 - top_p) / z.shape[-1]
+    row, column = kept.nonzero(as_tuple=True)
+    lengths = kept.sum(-1)
+    place = torch.arange(len(row), device=z.device) - (lengths.cumsum(0) - lengths)[row]
+    dense = mass.new_zeros(len(z), int(lengths.max()))
+    dense[row, place] = mass[row, column]
+    ordered, order = dense.sort(dim=-1, descending=True, stable=True)
+    wanted = ordered.cumsum(-1) - ordered < top_p  # those before it do not reach top_p
+    kept[row, column] = torch.zeros_like(wanted).scatter(-1, order, wanted)[row, place]
     return kept
