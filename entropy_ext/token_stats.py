@@ -62,7 +62,7 @@ def token_stats(
     With a support, also over the ids that the sampler kept and the token itself, K:
     support_logp = ln q[token],  support_entropy = −Σ_K qⱼ ln qⱼ,  qⱼ = pⱼ/Σ_K p,  summed over K
     alone, so that a small kept mass costs no digits. That mass is exp(logp − support_logp). Their
-    gradient joins the others in the same write, for i in K:
+    gradient joins the others before rounding, for i in K:
     (1/τ)[g_support_logp(1[i = token] − qᵢ) − g_support_entropy·qᵢ(ln qᵢ + H_K)].
     The restricted logp is "keep sampling mask" of DeepSeek-V3.2 (arXiv 2512.02556).
 
