@@ -62,10 +62,10 @@ class _InplaceTokenStats(torch.autograd.Function):
     def backward(
         ctx: Any, grad_logp: Tensor, grad_entropy: Tensor, grad_lse: Tensor, _: Tensor
     ) -> tuple[Tensor, None, None, None, None]:
-        logits = ctx.saved_tensors[0]
+        logits, tokens, temperature, mask, *row_stats = ctx.saved_tensors
         gradient = logits.detach()
-        upstream = (grad_logp, grad_entropy, grad_lse)
-        native.token_stats_backward(*ctx.saved_tensors, *upstream, out=gradient)
+        per_row = (*row_stats, grad_logp, grad_entropy, grad_lse)
+        native.token_stats_backward(logits, tokens, temperature, mask, *per_row, out=gradient)
         # The kernel's writes go past autograd. From here on, whoever saved these logits, this
         # function included, is told by PyTorch that they have changed.
         torch.autograd.graph.increment_version(logits)
