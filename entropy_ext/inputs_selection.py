@@ -9,6 +9,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from entropy_ext.inputs import dtype_name
+
 __all__ = [
     "check_choice",
     "check_fraction",
@@ -51,7 +53,7 @@ def check_tokens(
     first, like = next(iter(values.items()))
     assert like is not None
     if like.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"{first}: expected float32 or float64, got {_name(like.dtype)}")
+        raise TypeError(f"{first}: expected float32 or float64, got {dtype_name(like.dtype)}")
     wanted = [(name, value, like.dtype) for name, value in values.items()]
     wanted += [(name, value, torch.bool) for name, value in {"mask": mask, **(flags or {})}.items()]
     wanted.append(("token_ids", token_ids, torch.int64))
@@ -60,7 +62,9 @@ def check_tokens(
             continue
         if value.dtype != dtype:
             of = f", the dtype of {first}" if dtype == like.dtype else ""
-            raise TypeError(f"{name}: expected {_name(dtype)}{of}, got {_name(value.dtype)}")
+            raise TypeError(
+                f"{name}: expected {dtype_name(dtype)}{of}, got {dtype_name(value.dtype)}"
+            )
         if value.shape != like.shape:
             raise ValueError(
                 f"{name}: expected shape {list(like.shape)}, that of {first}, "
@@ -114,7 +118,7 @@ def seed_tensor(seed: int | Tensor, device: torch.device) -> Tensor:
 def check_seed(seed: Tensor, device: torch.device) -> None:
     """Raise unless the seed is a 0-d int64 tensor on the device."""
     if seed.dtype != torch.int64:
-        raise TypeError(f"seed: expected int64, got {_name(seed.dtype)}")
+        raise TypeError(f"seed: expected int64, got {dtype_name(seed.dtype)}")
     if seed.ndim != 0:
         raise ValueError(f"seed: expected a 0-dimensional tensor, got shape {list(seed.shape)}")
     if seed.device != device:
@@ -138,7 +142,3 @@ def raise_bad_token(
             wanted = "a number" if nan else "a finite number"
             raise ValueError(f"{name}{where}: expected {wanted} in a valid token, got {number}")
     raise ValueError(f"{next(iter(values))}: the entropy change of token {position} overflows")
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -147,14 +147,14 @@ def _extremes(weight_scale: float | Tensor, device: torch.device) -> Tensor:
     """(M_min, M_max) as float64 [2] on the device; M_min is 0 where it is not given."""
     if not isinstance(weight_scale, Tensor):
         check_number("weight_scale", weight_scale, at_least=0.0)
-        greatest = torch.ones((), dtype=torch.float64, device=device) * weight_scale
-    elif weight_scale.shape == (2,):
-        return weight_scale.detach().to(device, torch.float64)
-    elif weight_scale.ndim == 0:
-        greatest = weight_scale.detach().to(device, torch.float64)
-    else:
-        raise ValueError(
-            "weight_scale: expected a number or a tensor of shape [] or [2], "
-            f"got shape {list(weight_scale.shape)}"
-        )
-    return torch.stack([torch.zeros_like(greatest), greatest])
+        weight_scale = torch.ones((), dtype=torch.float64, device=device) * weight_scale
+    if weight_scale.device != device:
+        raise ValueError(f"weight_scale: expected device {device}, got {weight_scale.device}")
+    scale = weight_scale.detach().double()
+    if scale.shape == (2,):
+        return scale
+    if scale.ndim == 0:
+        return torch.stack([torch.zeros_like(scale), scale])
+    raise ValueError(
+        f"weight_scale: expected a number or a tensor of shape [] or [2], got {list(scale.shape)}"
+    )
