@@ -77,8 +77,10 @@ def update_metrics(sums: Mapping[str, float]) -> dict[str, float]:
         "gradient_norm": given["gradient_norm"] / updates,
         "updates": given["updates"],
     }
-    for name in sums.keys() - metrics.keys() - {"tokens"}:
-        metrics[name] = sums[name] / (1 if name.startswith("nonfinite") else tokens)
+    done = metrics.keys() | {"tokens"}
+    for name, value in sums.items():
+        if name not in done:
+            metrics[name] = value if name.startswith("nonfinite") else value / tokens
     return metrics
 
 
@@ -93,6 +95,7 @@ def critic_metrics(sums: Mapping[str, float]) -> dict[str, float]:
     if given["value_spread"] > 0:
         metrics["explained_variance"] = 1 - given["value_error"] / given["value_spread"]
     done = metrics.keys() | {"updates", "value_tokens", "value_spread"}
-    for name in sums.keys() - done:
-        metrics[name] = sums[name] / tokens
+    for name, value in sums.items():
+        if name not in done:
+            metrics[name] = value / tokens
     return metrics

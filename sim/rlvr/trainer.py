@@ -220,6 +220,7 @@ class Trainer:
                 sums[name] += value.item()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
+        sums["tokens"] = plan.mask.sum().item()
         return {**sums, "gradient_norm": norm.item(), "updates": 1}
 
     def _plan(self, batch: Batch, targets: Targets) -> Plan:

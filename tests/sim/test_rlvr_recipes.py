@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import math
 import signal
 
@@ -20,6 +19,7 @@ from sim.rlvr.task import ChainSum
 from sim.rlvr.train import train
 from sim.rlvr.trainer import Trainer
 from sim.rlvr.warmup import warm_up
+from tests.bits import same_bits
 
 STEPS = 20
 # The recipes that `make test` trains with, and options under which they need what no other does:
@@ -69,52 +69,54 @@ def warm(tasks):
     return model
 
 
+def _run(directory, tasks, warm, name, *, steps=STEPS, stop_at_step=None, stop_before=None):
+    """A run of the recipe, begun or gone on with; Ctrl-C at a step or so many preparations before
+    the first. The trainer, and the rows without what the clock said."""
+    task, held_out = tasks
+    options = REPRESENTATIVE.get(name, dict)()
+    recipe = configured(name, {"group_size": 4, "minibatches": 2, **options})
+    recipe.value_pretraining = min(recipe.value_pretraining, 3)
+    trainer = Trainer(
+        copy.deepcopy(warm),
+        task,
+        recipe,
+        steps=steps,
+        seed=0,
+        prompts=4,
+        learning_rate=1e-3,
+        max_length=9,
+        micro_batch=9,
+        survey_prompts=24,
+        stored_prompts=12,
+    )
+
+    def press_ctrl_c(now, when):
+        if now == when:
+            signal.raise_signal(signal.SIGINT)
+
+    with deferred_interrupt() as interrupt:
+        records = train(
+            trainer,
+            held_out,
+            directory,
+            settings={},
+            seed=0,
+            evaluate_every=10,
+            checkpoint_every=6,
+            interrupt=interrupt,
+            on_preparation=lambda left, row: press_ctrl_c(left, stop_before),
+            on_step=lambda row: press_ctrl_c(row["step"], stop_at_step),
+        )
+    return trainer, [{k: v for k, v in row.items() if k != "seconds"} for row in records.rows]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_twenty_steps_and_the_same_after_an_interruption(tmp_path, tasks, warm, name):
-    task, held_out = tasks
-
-    def run(directory, stop_after=None):
-        options = REPRESENTATIVE.get(name, dict)()
-        recipe = configured(name, {"group_size": 4, "minibatches": 2, **options})
-        recipe.value_pretraining = min(recipe.value_pretraining, 3)
-        trainer = Trainer(
-            copy.deepcopy(warm),
-            task,
-            recipe,
-            steps=STEPS,
-            seed=0,
-            prompts=4,
-            learning_rate=1e-3,
-            max_length=9,
-            micro_batch=9,
-            survey_prompts=24,
-            stored_prompts=12,
-        )
-
-        def on_step(row):
-            if row["step"] == stop_after:
-                signal.raise_signal(signal.SIGINT)
-
-        with deferred_interrupt() as interrupt:
-            records = train(
-                trainer,
-                held_out,
-                directory,
-                settings={},
-                seed=0,
-                evaluate_every=10,
-                checkpoint_every=6,
-                interrupt=interrupt,
-                on_preparation=lambda left, row: None,
-                on_step=on_step,
-            )
-        return trainer, [{k: v for k, v in row.items() if k != "seconds"} for row in records.rows]
-
-    trainer, rows = run(tmp_path / "straight")
-    assert len(run(tmp_path / "broken", stop_after=7)[1]) == 7
-    resumed, resumed_rows = run(tmp_path / "broken")
+    trainer, rows = _run(tmp_path / "straight", tasks, warm, name)
+    assert len(_run(tmp_path / "broken", tasks, warm, name, stop_at_step=7)[1]) == 7
+    resumed, resumed_rows = _run(tmp_path / "broken", tasks, warm, name)
     assert resumed_rows == rows
-    assert _bytes(resumed.state_dict()) == _bytes(trainer.state_dict())
+    assert same_bits(resumed.state_dict(), trainer.state_dict())
 
     assert len(rows) == STEPS
     assert all(math.isfinite(value) for row in rows for value in row.values())
@@ -123,15 +125,25 @@ def test_twenty_steps_and_the_same_after_an_interruption(tmp_path, tasks, warm, 
         assert not torch.equal(before, after)
 
 
+@pytest.mark.parametrize("name", ["vapo", "sent"])
+def test_the_same_after_an_interruption_before_the_first_step(tmp_path, tasks, warm, name):
+    """In the survey, or in value pre-training, of which the CSV file must lose no step either."""
+    trainer, rows = _run(tmp_path / "straight", tasks, warm, name, steps=2)
+    assert _run(tmp_path / "broken", tasks, warm, name, steps=2, stop_before=1)[1] == []
+    resumed, resumed_rows = _run(tmp_path / "broken", tasks, warm, name, steps=2)
+    assert resumed_rows == rows
+    assert len(rows) == 2
+    assert same_bits(resumed.state_dict(), trainer.state_dict())
+    if name == "vapo":
+        files = [tmp_path / run / "value_pretraining.csv" for run in ("straight", "broken")]
+        lines = files[0].read_text().splitlines()
+        assert lines == files[1].read_text().splitlines()
+        assert [line.split(",")[0] for line in lines] == ["step", "1", "2", "3"]
+
+
 def test_the_representatives_cover_every_field():
     """Catches a field that a recipe has come to need and that `make test` never trains with."""
     needed = [configured(name, {}).needs for name in RECIPES]
     trained = [configured(name, options()).needs for name, options in REPRESENTATIVE.items()]
     assert frozenset().union(*needed) <= frozenset().union(*trained)
     assert SUPPLIED - frozenset().union(*trained) == {"truncated"}
-
-
-def _bytes(state):
-    file = io.BytesIO()
-    torch.save(state, file)
-    return file.getvalue()

@@ -15,6 +15,7 @@ from sim.rlvr.run import run
 from sim.rlvr.task import ChainSum
 from sim.rlvr.trainer import Trainer
 from sim.rlvr.warmup import warm_up
+from tests.bits import same_bits
 
 TINY = {
     "prompts": 4,
@@ -53,18 +54,6 @@ def _weights(out, name):
     return torch.load(out / name / "checkpoint.pt", weights_only=True)["state"]
 
 
-def _same(a, b):
-    """Bitwise, through nested containers."""
-    if isinstance(a, torch.Tensor):
-        # Of the bits: what was never measured is NaN.
-        return a.dtype == b.dtype and a.numpy().tobytes() == b.numpy().tobytes()
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(_same, a, b))
-    return a == b
-
-
 def _timeless(records):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in records.rows]
 
@@ -86,12 +75,12 @@ def test_interrupted_and_resumed_equals_straight(tmp_path, warm, name):
     assert len(first.records[name].rows) == 3
     second = run([name], out=broken, steps=6, **TINY)
     assert not second.interrupted
-    assert _same(_weights(straight, name), _weights(broken, name))
+    assert same_bits(_weights(straight, name), _weights(broken, name))
     assert _timeless(second.records[name]) == _timeless(whole.records[name])
     assert len(whole.records[name].rows) == 6
     # The comparison would hold for a run that never moved, too.
     start = torch.load(warm, weights_only=True)["state"]["model"]
-    assert not _same(start, _weights(straight, name)["model"])
+    assert not same_bits(start, _weights(straight, name)["model"])
 
 
 def test_rows_after_the_checkpoint_are_done_again(tmp_path, warm):
@@ -119,7 +108,7 @@ def test_recipes_side_by_side_share_the_start(tmp_path, warm):
     # The first batch of problems and responses is the same; the updates are not.
     assert rows["grpo"][0]["entropy"] == pytest.approx(rows["dapo"][0]["entropy"], rel=0.2)
     assert rows["grpo"][0]["kl_reference"] == rows["dapo"][0]["kl_reference"] == 0
-    assert not _same(_weights(out, "grpo")["model"], _weights(out, "dapo")["model"])
+    assert not same_bits(_weights(out, "grpo")["model"], _weights(out, "dapo")["model"])
     assert result.plot.read_bytes().startswith(b"\x89PNG")
     text = console.export_text()
     for word in ("grpo", "dapo", "reward", "entropy", "KL", "clipped"):
