@@ -23,12 +23,11 @@ __all__ = [
 ]
 
 
-def check_tensors(**values: object) -> None:
-    """Raise TypeError unless each is a tensor; None passes where its name ends in an underscore."""
-    for name, value in values.items():
-        if isinstance(value, Tensor) or (value is None and name.endswith("_")):
-            continue
-        raise TypeError(f"{name.removesuffix('_')}: expected a tensor, got {type(value).__name__}")
+def check_tensors(required: dict[str, object], **optional: object) -> None:
+    """Raise TypeError unless all, by name, are tensors, or None where they are optional."""
+    for name, value in (required | optional).items():
+        if not isinstance(value, Tensor) and (value is not None or name in required):
+            raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
 
 
 def check_tokens(

@@ -95,7 +95,7 @@ def policy_stats(
     Raises:
         TypeError, ValueError: see the four functions.
     """
-    check_tensors(advantages=advantages, old_logp_=old_logp, token_ids_=token_ids)
+    check_tensors({"advantages": advantages}, old_logp=old_logp, token_ids=token_ids)
     check_fraction(fraction)
     check_number("clip_low", clip_low, at_least=0.0)
     check_number("clip_high", clip_high, at_least=0.0)

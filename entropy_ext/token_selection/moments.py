@@ -43,7 +43,7 @@ class CovarianceMoments:
             TypeError, ValueError: an argument of the wrong dtype, shape or device; on the CPU also
                 a valid token whose logp or advantage is not finite (on CUDA it is left out).
         """
-        check_tensors(logp=logp, advantages=advantages, mask_=mask)
+        check_tensors({"logp": logp, "advantages": advantages}, mask=mask)
         part = ops_selection.token_moments(logp.detach(), advantages.detach(), mask)
         self._sums = part if self._sums is None else _merged([self._sums, part])
 
@@ -169,7 +169,7 @@ def covariance(
             valid token whose logp or advantage is not finite. On CUDA the covariance of such a
             token is NaN, the means do without it, and no selector chooses it.
     """
-    check_tensors(logp=logp, advantages=advantages, mask_=mask)
+    check_tensors({"logp": logp, "advantages": advantages}, mask=mask)
     sums = None if moments is None else moments.sums
     cov: Tensor = ops_selection.covariance(logp.detach(), advantages.detach(), mask, sums)
     return cov

@@ -52,7 +52,7 @@ def clip_cov(
         TypeError, ValueError: an argument of the wrong dtype, shape, device or range; on the CPU
             also NaN in a valid token (on CUDA such a token is not selected).
     """
-    check_tensors(cov=cov, mask_=mask, clipped_=clipped, token_ids_=token_ids)
+    check_tensors({"cov": cov}, mask=mask, clipped=clipped, token_ids=token_ids)
     check_fraction(fraction)
     low, high = bounds
     if not low < high:
@@ -110,7 +110,7 @@ def kl_cov(
         TypeError, ValueError: an argument of the wrong dtype, shape, device or range; on the CPU
             also NaN in a valid token (on CUDA such a token is not selected).
     """
-    check_tensors(cov=cov, mask_=mask, token_ids_=token_ids)
+    check_tensors({"cov": cov}, mask=mask, token_ids=token_ids)
     check_fraction(fraction)
     cov = cov.detach()
     if group is None:
@@ -156,7 +156,7 @@ def top_entropy(
         TypeError, ValueError: an argument of the wrong dtype, shape, device or range; on the CPU
             also NaN in a valid token (on CUDA such a token is not selected).
     """
-    check_tensors(entropy=entropy, mask_=mask, token_ids_=token_ids)
+    check_tensors({"entropy": entropy}, mask=mask, token_ids=token_ids)
     check_fraction(fraction)
     check_choice("rule", rule, ("exact", "quantile"))
     entropy = entropy.detach()

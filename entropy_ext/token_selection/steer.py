@@ -37,7 +37,7 @@ def entropy_change(stats: TokenStats, advantages: Tensor, *, ratio: Tensor | Non
     """
     if stats.collision is None or stats.collision_logp is None:
         raise ValueError("stats: expected token_stats(..., extras=True), got no collision")
-    check_tensors(advantages=advantages, ratio_=ratio)
+    check_tensors({"advantages": advantages}, ratio=ratio)
     change: Tensor = ops_selection.entropy_change(
         stats.logp.detach(),
         stats.entropy.detach(),
@@ -107,9 +107,12 @@ def steer_weights(
     """
     check_choice("form", form, ("code", "own_logit", "exact"))
     check_choice("weight_map", weight_map, ("exp", "linear"))
-    check_tensors(logp=logp, old_logp=old_logp, entropy=entropy, advantages=advantages, mask_=mask)
+    check_tensors(
+        {"logp": logp, "old_logp": old_logp, "entropy": entropy, "advantages": advantages},
+        mask=mask,
+    )
     if form == "exact":
-        check_tensors(collision=collision, collision_logp=collision_logp)
+        check_tensors({"collision": collision, "collision_logp": collision_logp})
     else:
         collision = collision_logp = None
     check_number("floor", floor, at_least=0.0)
