@@ -24,7 +24,7 @@ class PolicyStats(NamedTuple):
     """The fields of TokenStats, and what is chosen and weighed by them, each [...].
 
     Gradient flows to the logits through logp, entropy and lse only. The four extras are None but
-    for steer_form="exact".
+    for steer_form="exact"; the two of a support, which policy_stats does not take, always.
     """
 
     logp: Tensor
@@ -41,6 +41,8 @@ class PolicyStats(NamedTuple):
     """Var_p(ln p), nats²"""
     max_logp: Tensor | None
     """max ln p, nats"""
+    support_logp: Tensor | None
+    support_entropy: Tensor | None
     covariance: Tensor
     """(logp − mean)(A − mean), nats"""
     clip_cov: Tensor
@@ -129,15 +131,4 @@ def policy_stats(
         lambda_min,
         floor,
     )
-    return PolicyStats(
-        stats.logp,
-        stats.entropy,
-        stats.lse,
-        stats.collision,
-        stats.collision_logp,
-        stats.varentropy,
-        stats.max_logp,
-        covariance=cov,
-        clip_cov=selected,
-        steer_weight=weight,
-    )
+    return PolicyStats(*stats, covariance=cov, clip_cov=selected, steer_weight=weight)

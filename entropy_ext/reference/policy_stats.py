@@ -63,15 +63,4 @@ def policy_stats(
         collision=stats.collision,
         collision_logp=stats.collision_logp,
     )
-    return PolicyStats(
-        stats.logp,
-        stats.entropy,
-        stats.lse,
-        stats.collision,
-        stats.collision_logp,
-        stats.varentropy,
-        stats.max_logp,
-        covariance=cov,
-        clip_cov=selected,
-        steer_weight=weight,
-    )
+    return PolicyStats(*stats, covariance=cov, clip_cov=selected, steer_weight=weight)
