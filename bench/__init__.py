@@ -1,4 +1,4 @@
-"""Benchmark of token_stats against memory floors and against what frameworks do today.
+"""Benchmark of token_stats and the selectors against floors and what frameworks do today.
 
 Run as `python -m bench`; `bench.quick()` gives the small preset's results to other programs.
 """
