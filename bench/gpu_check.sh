@@ -69,6 +69,7 @@ csv=$OUT/$gpu.csv
 step benchmark "$PYTHON" -m bench --device cuda --csv "$csv"
 if [[ -f $csv ]]; then
     cp "$csv" "bench/results/$gpu.csv"
-    say "Rows in $csv and bench/results/$gpu.csv"
+    cp "$OUT/selection.csv" "bench/results/selection-$gpu.csv"
+    say "Rows in $csv and bench/results/$gpu.csv; of the selectors in bench/results/selection-$gpu.csv"
 fi
 exit "$failed"
