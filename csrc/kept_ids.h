@@ -1,6 +1,7 @@
 // The kept ids of one row, and what is written of it, stated once for both devices.
 #pragma once
 
+#include "row_gradient.h"
 #include "softmax_moments.h"
 #include "support_stats.h"
 

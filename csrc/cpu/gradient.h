@@ -1,6 +1,7 @@
 // The gradient of a vector of logits.
 #pragma once
 
+#include "../row_gradient.h"
 #include "simd.h"
 
 namespace entropy_ext::ENTROPY_EXT_ISA {

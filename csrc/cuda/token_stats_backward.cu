@@ -2,6 +2,7 @@
 //
 // Element by element, once a row's constants are known; so vectors are laid out where the gradient's
 // 16-byte boundaries are, and how a row is shared among blocks changes no bit.
+#include "../row_gradient.h"
 #include "block_reduce.cuh"
 #include "vector_io.cuh"
 
