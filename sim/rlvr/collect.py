@@ -16,6 +16,7 @@ from sim.rlvr.batch import Batch, concatenate
 from sim.rlvr.fields import SUPPLIED, Sources, kept_only, supplied
 from sim.rlvr.metrics import sampled_metrics, sampled_sums
 from sim.rlvr.model import Critic, in_precision
+from sim.rlvr.options import chooses_prompts
 from sim.rlvr.prompts import Prompts
 from sim.rlvr.sampling import Samples, fieldwise, sample
 from sim.rlvr.scorer import Scorer
@@ -87,8 +88,8 @@ class Collector:
         self.sampler_dtype = sampler_dtype
         self.keep_routing = keep_routing
         # Only a recipe that chooses its prompts has to know them.
-        chooses = type(recipe).select_prompts is not Recipe.select_prompts
-        self.prompts = Prompts(task, survey_prompts if chooses else 0, generator)
+        survey = survey_prompts if chooses_prompts(recipe) else 0
+        self.prompts = Prompts(task, survey, generator)
         self.stored: Stored | None = None
 
     def collect(self, step: int, progress: float) -> Collected:
@@ -145,7 +146,9 @@ class Collector:
         stats = None
         if self.recipe.sampling.offline:
             if self.stored is None:
-                self.stored = self._store(self._problems(weights, self.stored_prompts))
+                # Of all that any stage of a curriculum may ask for.
+                any_time = self.prompts.trainable.float()
+                self.stored = self._store(self._problems(any_time, self.stored_prompts))
             groups, samples, stats = self.stored.draw(weights, self.groups, self.generator)
         else:
             groups = self._problems(weights, self.groups)

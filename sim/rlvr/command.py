@@ -21,7 +21,9 @@ AVERAGED = 5
 
 
 def rlvr(
-    recipe: Annotated[list[str] | None, typer.Option(help="Recipe by name; repeatable.")] = None,
+    recipe: Annotated[
+        list[str] | None, typer.Option(help="Recipe by name, or dapo+steer; repeatable.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(

@@ -10,7 +10,7 @@ from typing import Any
 from entropy_ext import recipes
 from entropy_ext.recipes import Recipe, Sampling
 
-__all__ = ["configured", "parse_options", "summary"]
+__all__ = ["chooses_prompts", "configured", "parse_options", "summary"]
 
 _WORDS = {"true": True, "false": False, "none": None, "inf": float("inf")}
 _SAMPLING = {field.name for field in fields(Sampling)}
@@ -38,24 +38,45 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
 def configured(name: str, options: Mapping[str, Any]) -> Recipe:
     """The recipe with these arguments; those that `Sampling` has are put into its sampling.
 
+    Args:
+        name: of a recipe, or of several to compose: "dapo+steer".
+        options: arguments.
+
     Raises:
         ValueError: an unknown recipe, an argument it does not have or that is out of bounds.
     """
     own = {option: value for option, value in options.items() if option not in _SAMPLING}
     changed = {option: value for option, value in options.items() if option in _SAMPLING}
-    sampling = replace(recipes.get(name).sampling, **changed)
+    sampling = replace(_named(name).sampling, **changed)
     try:
-        return recipes.get(name, sampling=sampling, **own)
+        return _named(name, sampling=sampling, **own)
     except TypeError as error:
         raise ValueError(f"recipe {name}: {error}") from error
 
 
 def summary(name: str) -> tuple[str, str, str, str]:
-    """Name, paper, first line of the description, and needed Rollout fields, of defaults."""
+    """Name, paper, first line of the description, and what it needs with its defaults.
+
+    That is optional Rollout fields, and where they are there: stored data, value pre-training, and
+    a survey of semantic entropy.
+    """
     recipe = recipes.get(name)
-    needs = ", ".join(sorted(recipe.needs)) or "–"
+    needs = sorted(recipe.needs)
+    needs += ["stored responses"] * recipe.sampling.offline
+    needs += ["value pre-training"] * (recipe.value_pretraining > 0)
+    needs += ["survey of prompts"] * chooses_prompts(recipe)
     line = (type(recipe).__doc__ or "").strip().partition("\n")[0]
-    return name, recipe.paper, line.removesuffix("."), needs
+    return name, recipe.paper, line.removesuffix("."), ", ".join(needs) or "–"
+
+
+def chooses_prompts(recipe: Recipe) -> bool:
+    """Whether the recipe has a curriculum of its own."""
+    return type(recipe).select_prompts is not Recipe.select_prompts
+
+
+def _named(name: str, **options: Any) -> Recipe:
+    base, *parts = name.split("+")
+    return recipes.compose(base, *parts, **options) if parts else recipes.get(name, **options)
 
 
 def _parsed(text: str) -> Any:

@@ -38,27 +38,32 @@ class Prompts:
         if survey > 0:
             self.waiting = torch.randperm(len(task), generator=generator)[:survey]
 
+    @property
+    def trainable(self) -> Tensor:
+        """[P] bool: the problems of the survey, or all if there is none."""
+        measured = ~self._semantic_entropy.isnan()
+        return measured if measured.any() else torch.ones_like(measured)
+
     def weights(self, recipe: Recipe, progress: float) -> Tensor:
         """[P] ≥ 0: how likely the recipe wants each problem to come next.
 
         Raises:
             ValueError: weights of another shape, or none above 0.
         """
-        measured = ~self._semantic_entropy.isnan()
+        entropy = self._semantic_entropy
         stats = PromptStats(
             self._attempts,
             self._successes,
-            self._semantic_entropy if measured.any() else None,
+            None if entropy.isnan().all() else entropy,
             self._domain,
         )
         weights = recipe.select_prompts(stats, progress)
-        if weights.shape != measured.shape:
+        if weights.shape != entropy.shape:
             raise ValueError(
-                f"recipe {recipe.name}: expected prompt weights of shape {list(measured.shape)}, "
+                f"recipe {recipe.name}: expected prompt weights of shape {list(entropy.shape)}, "
                 f"got {list(weights.shape)}"
             )
-        if measured.any():
-            weights = torch.where(measured, weights, 0.0)
+        weights = torch.where(self.trainable, weights, 0.0)
         if not (weights > 0).any():
             raise ValueError(f"recipe {recipe.name}: no prompt has a weight above 0")
         return weights

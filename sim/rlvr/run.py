@@ -86,7 +86,7 @@ def run(
     that recipes side by side differ in their method alone; `options` may say otherwise.
 
     Args:
-        names: recipes, see `entropy_ext.recipes.RECIPES`.
+        names: recipes, see `entropy_ext.recipes.RECIPES`; "dapo+steer" composes two.
         options: arguments of every recipe named, or of its sampling.
         out: directory for checkpoints, CSV files and the plot.
         steps: training steps; a finished run goes on if this is raised.

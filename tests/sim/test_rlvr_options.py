@@ -38,6 +38,15 @@ def test_arguments_of_sampling_reach_the_sampling():
     assert (sampling.offline, sampling.temperature) == (True, 0.7)
 
 
+def test_recipes_are_composed_with_a_plus():
+    recipe = configured("dapo+steer", {"clip_high": 0.5, "top_k": 3, "floor": 0.1})
+    assert (recipe.clip_high, recipe.floor, recipe.sampling.top_k) == (0.5, 0.1, 3)
+    assert recipe.needs == {"correct", "old_entropy"}
+    assert recipe.sampling.refill == RECIPES["dapo"].sampling.refill > 0
+    with pytest.raises(ValueError, match=r"compose: expected one of grpo, .*got 'stear'"):
+        configured("dapo+stear", {})
+
+
 def test_unknown_arguments_name_the_recipe():
     with pytest.raises(ValueError, match=r"recipe dapo: .*'clip_hihg'"):
         configured("dapo", {"clip_hihg": 0.3})
@@ -50,7 +59,9 @@ def test_the_list_shows_every_recipe_and_its_needs():
     assert result.exit_code == 0
     rows = {line.split("│")[1].strip(): line for line in result.stdout.splitlines() if "│" in line}
     assert rows.keys() >= RECIPES.keys()
-    assert "correct, values" in rows["vapo"]
+    assert "correct, values, value pre-training" in rows["vapo"]
+    assert "step_correct, stored responses" in rows["bcpg_nsa"]
+    assert "ref_logp, survey of prompts" in rows["sent"]
     assert "2504.05118" in rows["vapo"]
 
 

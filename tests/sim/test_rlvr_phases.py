@@ -209,6 +209,20 @@ def test_attempts_and_successes_are_counted(warm, task):
     assert recipe.stats.successes.sum() > 0
 
 
+def test_stored_data_serves_every_stage_of_a_curriculum(warm, task):
+    """Catches a store of the first stage's prompts alone, which leaves the last with none."""
+    recipe = configured("bcpg_nsa+semantic_curriculum", {"group_size": 8})
+    trainer = _trainer(warm, task, recipe, survey_prompts=30, stored_prompts=30)
+    while trainer.preparations > 0:
+        trainer.prepare()
+    prompts = [
+        set(trainer.collector._draw(0, 0, progress)[0].rollout.prompt.tolist())
+        for progress in (0.0, 0.9)
+    ]
+    assert len(prompts[0]) == len(prompts[1]) == 6
+    assert prompts[0] != prompts[1]
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
