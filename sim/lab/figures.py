@@ -47,7 +47,7 @@ def curves(
 ) -> Axes:
     """One panel for each measure, one line for each arm, its band the 95 % interval over seeds."""
     table = tables["curves"]
-    axes = panels(len(measures), width=4.6, height=3.6)
+    axes = panels(len(measures), width=4.2, height=3.5)
     shown = list(arms or map(str, table.values("arm")))
     for axis, measure in zip(axes, measures, strict=True):
         for index, arm in enumerate(shown):

@@ -47,7 +47,7 @@ class Trainer:
         optimizer: "sgd" or "adam".
         staleness: steps by which the policy that writes lags behind.
         mismatch: see `sampler.sample`.
-        replay_support: see `sampler.sample`.
+        replay_support: see `sampler.sample`; recipes that need it get it anyway.
         stored: batches in the store of a recipe that samples offline, gone through again and again.
         critic_rate: step size on a table of values; None for exact values.
 
@@ -86,7 +86,7 @@ class Trainer:
         self.groups = trained if groups is None else groups
         self.wanted = self.groups * self.kind.sampling.group_size
         self.mismatch = mismatch
-        self.replay_support = replay_support
+        self.replay_support = replay_support or "support" in self.kind.needs
         self.stored = stored
         self.past = [task.start] * (1 + staleness)
         """parameters of the last steps, the oldest first"""
@@ -105,10 +105,10 @@ class Trainer:
         return Policy.of(self.task.tree, self.task.logits(self.parameters.detach()))
 
     def measure(self, ks: Sequence[int] = KS, probe: Probe | None = None) -> dict[str, Tensor]:
-        """`measures` of the policy, the probe's, and shares in the last step, [N] each.
+        """`measures` of the policy, the probe's, and these of the last step, [N] each.
 
-        clip_low, clip_high: tokens that a bound on the ratio held. kept: responses learnt from,
-        over those wanted. NaN before the first step.
+        clip_low, clip_high: share of tokens that a bound on the ratio held. kept: responses learnt
+        from over those wanted. NaN before the first step.
         """
         policy = self.policy
         unknown = torch.full((len(self.recipes),), torch.nan, dtype=torch.float64)
@@ -144,9 +144,8 @@ class Trainer:
                     sums,
                 )
         tokens = sums["tokens"].clamp(min=1)
-        kept = torch.tensor([len(mine) for mine in held]).double()
         self.last = {name: sums[name] / tokens for name in ("clip_low", "clip_high")}
-        self.last["kept"] = kept / self.wanted
+        self.last["kept"] = torch.tensor([len(mine) for mine in held]).double() / self.wanted
         self.done += 1
         self.past = [*self.past[1:], self.parameters.detach().clone()]
         self._carry_out_requests()

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import replace
 
 import torch
 from rich.console import Console
@@ -46,6 +47,8 @@ def run(
         name → result, and name → traceback of those that failed.
     """
     results: dict[str, Result] = {}
+    # Before the workers load the code: what is edited while they run did not make the results.
+    keys = {experiment.name: key_of(experiment, store.profile) for experiment in experiments}
     for experiment in () if anew else experiments:
         try:
             found = store.load(experiment.name)
@@ -54,7 +57,7 @@ def run(
             continue
         if found is None:
             continue
-        current = found.key == key_of(experiment, store.profile)
+        current = found.key == keys[experiment.name]
         if current or (stale and _fits(experiment, found)):
             results[experiment.name] = found
     missing = [experiment for experiment in experiments if experiment.name not in results]
@@ -90,6 +93,7 @@ def run(
                     failures[experiment.name] = outcome
                     progress.console.print(f"[bold red]{experiment.name} failed[/]\n{outcome}")
                 else:
+                    outcome = replace(outcome, key=keys[experiment.name])
                     results[experiment.name] = store.save(experiment, outcome)
                 last = f"{experiment.name} {getattr(outcome, 'seconds', 0):.0f} s"
                 progress.update(bar, advance=1, last=last)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import torch
@@ -19,22 +19,8 @@ __all__ = ["SUPPLIED", "Draw", "Samples", "sample", "table_rows", "table_stats"]
 
 PROMPTS, RESPONSES, TEACHER, MISMATCH = 10, 11, 12, 13
 """streams of random numbers"""
-SUPPLIED = frozenset(
-    (
-        "old_entropy",
-        "ref_logp",
-        "rollout_logp",
-        "values",
-        "correct",
-        "answers",
-        "truncated",
-        "teacher",
-        "teacher_logp",
-        "step_correct",
-        "domain",
-    )
-)
-"""Optional Rollout fields that are always filled, as far as the task has them."""
+SUPPLIED = frozenset(field.name for field in fields(Rollout) if field.default is None)
+"""The optional Rollout fields, all of them filled as far as the task knows."""
 
 
 class Draw(NamedTuple):

@@ -89,9 +89,10 @@ class Store:
             raise Corrupt(f"{self.path(name)}: {type(error).__name__}: {error}") from error
 
     def save(self, experiment: Experiment, result: Result) -> Result:
-        """Store a result under the key of the code as it is now."""
+        """Store a result under its key, or that of the code as it is now."""
         date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        stored = Result(result.tables, result.seconds, date, key_of(experiment, self.profile))
+        key = result.key or key_of(experiment, self.profile)
+        stored = Result(result.tables, result.seconds, date, key)
         body = {
             "key": stored.key,
             "date": stored.date,

@@ -258,6 +258,36 @@ def test_hooks_come_in_the_documented_order():
     assert trainer.attempts.sum(-1).tolist() == [48, 48]
 
 
+class _Picky(recipes.get("deepseek_v32").__class__):
+    """Drops the first prompt's responses, so that two batches must be joined."""
+
+    minibatches = 2
+    sampling = Sampling(group_size=6, top_k=2, refill=1)
+
+    def keep(self, rollout):
+        return (rollout.prompt % 3) != 0
+
+
+def test_joined_batches_keep_their_supports():
+    """Catches kept sets, statistics or responses that part ways when batches are joined."""
+    trainer = Trainer(_small([4, 9]), _Picky, steps=2, learning_rate=1.0, mismatch=0.05)
+    held = trainer._collect()[1]
+    assert len(held) == 18
+    assert held.rollout.prompt.unique().tolist() == [1, 2, 4]
+    assert torch.equal(held.rollout.tokens, trainer.task.tree.tokens[held.response])
+    assert torch.equal(held.rollout.prompt % 3, held.prompt)
+    for row, t in ((0, 0), (7, 2), (17, 1)):
+        support = held.rollout.rows(torch.tensor([row])).support
+        ids = support.ids[support.offsets[t] : support.offsets[t + 1]]
+        assert torch.equal(ids.long(), held.kept[row, t].nonzero()[:, 0])
+        assert held.kept[row, t, held.rollout.tokens[row, t]]
+    torch.testing.assert_close(held.stats.support_logp, held.rollout.old_logp, rtol=0, atol=0)
+    trainer.step()
+    trainer.step()
+    assert torch.isfinite(trainer.parameters).all()
+    assert not torch.equal(trainer.parameters.detach(), trainer.task.start)
+
+
 def test_a_seed_without_anything_to_learn_from_stands_still():
     """Catches a step of nothing: 0/0, or momentum that moves a seed which sat out."""
     task = two_modes([0, 1], likely=0.4, rare=0.2)

@@ -72,6 +72,7 @@ def plot(tables: Tables) -> Axes:
     axis.plot(whole, change, "o", markersize=3, color=style(0)["color"], label="with visits")
     axis.plot(sorted(whole), sorted(whole), color="0.5", linewidth=1, label="equal")
     axis.set(xlabel="predicted ΔH of responses, nats", ylabel="measured ΔH of responses, nats")
+    axis.ticklabel_format(style="sci", scilimits=(0, 0))
     axis.legend(frameon=False)
     return axis
 

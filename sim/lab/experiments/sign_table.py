@@ -118,6 +118,7 @@ def plot(tables: Tables) -> Axes:
             axis.bar(places, shares, width=0.36, color=style(index)["color"], label=label)
         axis.set_xticks([0, 1], ["likely: ln π > −H", "rare: ln π < −H"])
         axis.set(ylabel="entropy falls, share of policies", title=names[update], ylim=(0, 1.05))
+        axis.set_axisbelow(True)
         axis.legend(frameon=False)
     return axes[0]
 

@@ -138,7 +138,7 @@ def _picture(axes: Axes, title: str) -> str:
 def _numbers(experiment: str, name: str, table: Table) -> str:
     """The first rows of a table, and all of it to save."""
     data = base64.b64encode(table.csv().encode()).decode()
-    file = f"{experiment}-{name}.csv"
+    file = re.sub(r"\W+", "-", f"{experiment} {name}") + ".csv"
     head = "".join(f"<th>{_text(column)}</th>" for column in table.columns)
     rows = "".join(
         "<tr>" + "".join(f"<td class=number>{_cell(cell)}</td>" for cell in row) + "</tr>"
