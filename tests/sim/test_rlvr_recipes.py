@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -76,6 +77,7 @@ def _run(directory, tasks, warm, name, *, steps=STEPS, stop_at_step=None, stop_b
     options = REPRESENTATIVE.get(name, dict)()
     recipe = configured(name, {"group_size": 4, "minibatches": 2, **options})
     recipe.value_pretraining = min(recipe.value_pretraining, 3)
+    recipe.sampling = replace(recipe.sampling, refill=min(recipe.sampling.refill, 1))
     trainer = Trainer(
         copy.deepcopy(warm),
         task,
