@@ -20,8 +20,7 @@ from tests.truth import same_bits
 pytestmark = pytest.mark.isa
 FORMS = ("code", "own_logit", "exact")
 each_form = pytest.mark.parametrize("form", FORMS)
-LINE: dict[str, Any] = {"weight_map": "linear", "lambda_max": 1.2}
-MAPS: tuple[dict[str, Any], ...] = ({}, LINE)
+MAPS: tuple[dict[str, Any], ...] = ({}, {"weight_map": "linear", "lambda_max": 1.2})
 
 
 def weights_of(api: ModuleType, batch: Batch, **options: Any) -> Tensor:
@@ -159,8 +158,7 @@ def test_weights_stay_within_their_bounds(
     batch = batch._replace(advantages=(batch.advantages * scale).float())
     low, high = torch.tensor([lambda_min, lambda_max], dtype=torch.float32).tolist()
     weights = weights_of(api, batch, lambda_min=low, floor=floor)[batch.mask]
-    assert low <= weights.min()
-    assert weights.max() <= 1
+    assert low <= weights.min() <= weights.max() <= 1
     line = weights_of(api, batch, lambda_min=low, lambda_max=high, weight_map="linear")
     assert low <= line[batch.mask].min()
     assert line.max() <= high
@@ -179,6 +177,20 @@ def test_clamps_of_the_code_form(api: ModuleType, device: torch.device) -> None:
     expected = [1e-8 * 9e-8, math.log(1e8) - 3.0, 1e8 * x * (1 - x) * 0.0]
     got = -weights.log() * 1e8
     torch.testing.assert_close(got, tensor(expected, device), rtol=1e-6, atol=3e-8)
+
+    # π = 1 itself: x(1 − x)(ln x + H) of x = 1 − 1e-8 and H = 2 is 2e-8, not 0.
+    certain, entropy, one = (tensor([x], device) for x in (0.0, 2.0, 1.0))
+    weight = api.steer_weights(
+        certain,
+        certain,
+        entropy,
+        one,
+        None,
+        weight_scale=1e-7,
+        floor=0.0,
+        lambda_min=math.exp(-1.0),
+    )
+    assert -weight.log().item() * 1e-7 == pytest.approx(2e-8, rel=1e-6)
 
 
 @each_api
