@@ -30,6 +30,8 @@ struct Constants<float> {
   static constexpr float kMinExponent = -125.0f;
   // A finite stand-in for u = −∞: 2^u is 0 and u·0, u²·0 are 0 as well, not NaN.
   static constexpr float kDeadExponent = -300.0f;
+  // Gradients are of the size of 1/τ: from here on, some would leave the range of the type.
+  static constexpr float kLeastTemperature = 1e-32f;
 };
 
 template <>
@@ -38,6 +40,7 @@ struct Constants<double> {
   static constexpr double kLn2 = 0.693147180559945309;
   static constexpr double kMinExponent = -1021.0;
   static constexpr double kDeadExponent = -2400.0;
+  static constexpr double kLeastTemperature = 1e-290;
 };
 
 ENTROPY_INLINE float fused(float a, float b, float c) { return fmaf(a, b, c); }
@@ -67,9 +70,7 @@ struct TemperatureScale {
       : inverse(Real(1) / temperature), log2(Constants<Real>::kLog2e / temperature) {}
 
   ENTROPY_INLINE static bool valid(Real temperature) {
-    // The last condition refuses subnormal temperatures, whose inverse overflows.
-    return temperature > Real(0) && temperature < Real(INFINITY) &&
-           Constants<Real>::kLog2e / temperature < Real(INFINITY);
+    return temperature > Constants<Real>::kLeastTemperature && temperature < Real(INFINITY);
   }
 };
 

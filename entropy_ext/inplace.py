@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from entropy_ext import native
+from entropy_ext.autograd import first_order
 
 __all__ = ["check_inplace", "inplace_token_stats"]
 
@@ -18,10 +19,11 @@ def check_inplace(logits: Tensor, supported: bool) -> None:
         raise ValueError("inplace_backward: expected no support, whose gradient reads the logits")
     if torch.compiler.is_compiling():
         raise ValueError("inplace_backward: expected a call outside torch.compile")
-    if logits.requires_grad and logits.is_leaf:
+    owner = logits if logits._base is None else logits._base
+    if owner.requires_grad and owner.is_leaf:
         raise ValueError(
-            "inplace_backward: expected logits that another operation computed; these are a leaf, "
-            "whose values would be lost to their own gradient"
+            "inplace_backward: expected logits that another operation computed; these are a leaf "
+            "or a view of one, whose values would be lost to their own gradient"
         )
     if not logits.is_contiguous():
         raise ValueError(
@@ -58,7 +60,7 @@ class _InplaceTokenStats(torch.autograd.Function):
         return logp, entropy, lse, extra
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order("token_stats")
     def backward(
         ctx: Any, grad_logp: Tensor, grad_entropy: Tensor, grad_lse: Tensor, _: Tensor
     ) -> tuple[Tensor, None, None, None, None]:

@@ -8,9 +8,14 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "LEAST_TEMPERATURE",
     "STATS_DTYPE",
+    "check_flag",
     "check_inputs",
+    "check_real",
     "check_rows",
+    "check_tensors",
+    "check_whole",
     "dtype_name",
     "raise_bad_row",
     "temperature_tensor",
@@ -23,6 +28,38 @@ STATS_DTYPE = {
     torch.bfloat16: torch.float32,
     torch.float16: torch.float32,
 }
+
+
+# No temperature below is one that divides logits to any purpose, and the gradient, of the size of
+# 1/τ, would leave the range of the dtype.
+LEAST_TEMPERATURE = {torch.float32: 1e-32, torch.float64: 1e-290}
+
+
+def check_tensors(**tensors: object) -> None:
+    """Raise TypeError for what is no tensor; a mask may be None."""
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor) and not (name == "mask" and value is None):
+            raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+
+
+def check_whole(name: str, value: object, *, at_least: int) -> None:
+    """Raise TypeError or ValueError unless a size is a whole number that fits 64 bits."""
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"{name}: expected a whole number, got {value!r}")
+    if value < at_least or value >= 2**63:
+        raise ValueError(f"{name}: expected at least {at_least}, got {value}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise TypeError unless a switch is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+
+
+def check_real(name: str, tensor: Tensor) -> None:
+    """Raise ValueError for a tensor without data, as under FakeTensorMode."""
+    if tensor.untyped_storage().device.type == "meta":
+        raise ValueError(f"{name}: expected a tensor with data, got a fake or meta tensor")
 
 
 def check_inputs(logits: Tensor, tokens: Tensor, temperature: Tensor, mask: Tensor | None) -> None:
@@ -68,30 +105,37 @@ def check_inputs(logits: Tensor, tokens: Tensor, temperature: Tensor, mask: Tens
             raise ValueError(f"{name}: expected device {logits.device}, got {value.device}")
 
 
-def check_rows(tokens: Tensor, temperature: Tensor, mask: Tensor | None, vocab: int) -> None:
+def check_rows(tokens: Tensor, temperature: Tensor, mask: Tensor | None, vocab: int | None) -> None:
     """On the CPU, raise ValueError for the first unmasked row whose token or temperature is bad.
 
     For operators that hand the kernels parts of a batch, whose own error would count the position
-    within the part. On CUDA such a row is NaN, for finding it would wait for the device.
+    within the part. On CUDA such a row is NaN, for finding it would wait for the device. With
+    vocab None, tokens may be as large as they like.
     """
     if tokens.device.type != "cpu":
         return
-    good = (tokens >= 0) & (tokens < vocab) & (temperature > 0) & torch.isfinite(temperature)
+    check_real("tokens", tokens)
+    least = LEAST_TEMPERATURE[temperature.dtype]
+    good = (tokens >= 0) & (temperature > least) & torch.isfinite(temperature)
+    if vocab is not None:
+        good &= tokens < vocab
     bad = ~good if mask is None else ~good & mask
     if bad.any():
         raise_bad_row(int(bad.flatten().to(torch.uint8).argmax()), tokens, temperature, vocab)
 
 
-def raise_bad_row(row: int, tokens: Tensor, temperature: Tensor, vocab: int) -> NoReturn:
+def raise_bad_row(row: int, tokens: Tensor, temperature: Tensor, vocab: int | None) -> NoReturn:
     """Raise ValueError for a row, counted flat, whose token or temperature is out of range."""
     position = [int(i) for i in torch.unravel_index(torch.tensor(row), tokens.shape)]
     where = f"[{', '.join(map(str, position))}]"
     token = int(tokens.flatten()[row])
-    if not 0 <= token < vocab:
-        raise ValueError(f"tokens{where}: expected a value in [0, {vocab}), got {token}")
+    if token < 0 or (vocab is not None and token >= vocab):
+        bound = "of 0 or more" if vocab is None else f"in [0, {vocab})"
+        raise ValueError(f"tokens{where}: expected a value {bound}, got {token}")
     value = float(temperature if temperature.ndim == 0 else temperature.flatten()[row])
     name = "temperature" if temperature.ndim == 0 else f"temperature{where}"
-    raise ValueError(f"{name}: expected a positive finite number, got {value}")
+    least = LEAST_TEMPERATURE[temperature.dtype]
+    raise ValueError(f"{name}: expected a finite number above {least:g}, got {value}")
 
 
 def temperature_tensor(temperature: float | Tensor, like: Tensor) -> Tensor:
@@ -114,7 +158,7 @@ def temperature_tensor(temperature: float | Tensor, like: Tensor) -> Tensor:
     dtype = STATS_DTYPE.get(like.dtype, torch.float32)
     # A product, for torch.compile then takes the number as an input; torch.full would make it a
     # constant of the graph, compiled anew for every temperature.
-    return torch.ones((), dtype=dtype, device=like.device) * temperature
+    return torch.ones((), dtype=dtype, device=like.device) * (temperature * 1.0)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from entropy_ext import native, ops_linear
-from entropy_ext.inputs import STATS_DTYPE, check_inputs, check_rows, temperature_tensor
+from entropy_ext.autograd import first_order
+from entropy_ext.inputs import (
+    STATS_DTYPE,
+    check_inputs,
+    check_rows,
+    check_tensors,
+    temperature_tensor,
+)
 from entropy_ext.projection import (
     Gradients,
     Projection,
@@ -21,6 +28,9 @@ from entropy_ext.projection import (
 from entropy_ext.token_stats import TokenStats
 
 __all__ = ["linear_token_loss", "linear_token_stats"]
+
+# Entries of a half-precision gradient that are scaled in float32 at a time.
+_SCALED_AT_ONCE = 1 << 22
 
 ChunkLoss = Callable[[TokenStats, slice], Tensor]
 
@@ -78,6 +88,7 @@ def linear_token_loss(
     chunk_tokens: int | None = None,
     align: int = 1,
     extras: bool = False,
+    grad_scale: float | Tensor = 1.0,
 ) -> tuple[Tensor, TokenStats]:
     """A loss of token statistics and all gradients, while each chunk's logits exist.
 
@@ -98,6 +109,9 @@ def linear_token_loss(
             Called once per chunk, in order.
         align: chunks begin at multiples of so many tokens: T for hidden [B, T, D], where
             token_loss looks at whole sequences.
+        grad_scale: gradients are stored times this, a number or a 0-d tensor, and divided by it in
+            the backward pass. For float16, where small gradients would be lost before a scaled
+            loss could save them: the scale of the loss, such as GradScaler.get_scale().
 
     Returns:
         The sum of the losses, 0-d, and TokenStats of [...] tensors without gradient.
@@ -110,7 +124,7 @@ def linear_token_loss(
     chunk = chunk_rows(hidden, len(weight), chunk_tokens, align)
     record = torch.is_grad_enabled()
     loss, *fields = _LinearTokenLoss.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, tokens, tau, mask, token_loss, chunk, extras, record
+        hidden, weight, bias, tokens, tau, mask, token_loss, chunk, extras, record, grad_scale
     )
     return loss, TokenStats(*fields)
 
@@ -129,6 +143,7 @@ class _LinearTokenLoss(torch.autograd.Function):
         chunk: int,
         extras: bool,
         record: bool,
+        grad_scale: float | Tensor,
     ) -> tuple[Tensor, ...]:
         check_rows(tokens, temperature, mask, len(weight))
         shape = tokens.shape
@@ -145,20 +160,24 @@ class _LinearTokenLoss(torch.autograd.Function):
             )
             for whole, part in zip(results, [*stats, *extra] if extras else stats, strict=True):
                 whole[rows] = part
-            share, grads = _loss_and_gradients(token_loss, stats, extra, rows, extras, any(needs))
+            share, grads = _loss_and_gradients(
+                token_loss, stats, extra, rows, extras, any(needs), grad_scale
+            )
             total += share
             if any(needs):
                 native.token_stats_backward(
                     logits, *row_inputs, stats[1], row_max, row_sum, *grads, out=logits
                 )
                 gradients.add(rows, inputs, logits)
+        ctx.save_for_backward(hidden, weight, bias)
         ctx.gradients = (gradients.hidden, gradients.weight, gradients.bias)
+        ctx.grad_scale = grad_scale
         fields = [x.view(shape) for x in results]
         ctx.mark_non_differentiable(*fields)
         return total, *fields
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order("linear_token_loss")
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError(
@@ -166,9 +185,21 @@ class _LinearTokenLoss(torch.autograd.Function):
                 "call linear_token_loss again"
             )
         # Handed out, not copied: they are the largest thing in memory.
-        scaled = [None if g is None else g.mul_(grad_loss.to(g.dtype)) for g in ctx.gradients]
-        ctx.gradients = None
-        return (*scaled, *(None for _ in range(7)))
+        factor = grad_loss / ctx.grad_scale
+        for gradient in ctx.gradients:
+            if gradient is not None:
+                _scale(gradient, factor)
+        handed_out, ctx.gradients = ctx.gradients, None
+        return (*handed_out, *(None for _ in range(8)))
+
+
+def _scale(gradient: Tensor, factor: Tensor) -> None:
+    """gradient *= factor, the factor not rounded to half precision."""
+    if gradient.dtype in (torch.float32, torch.float64):
+        gradient.mul_(factor)
+        return
+    for part in gradient.view(-1).split(_SCALED_AT_ONCE):
+        part.copy_(part * factor.expand_as(part))
 
 
 def _loss_and_gradients(
@@ -178,11 +209,14 @@ def _loss_and_gradients(
     rows: slice,
     extras: bool,
     record: bool,
+    grad_scale: float | Tensor,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """This chunk's share of the loss, and its gradients by logp, entropy and lse."""
+    """This chunk's share of the loss, and its scaled gradients by logp, entropy and lse."""
     leaves = [x.detach().requires_grad_(record) for x in stats]
     with torch.set_grad_enabled(record):
         loss = token_loss(TokenStats(*leaves, *(extra.unbind() if extras else ())), rows)
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"token_loss: expected to return a tensor, got {type(loss).__name__}")
     if loss.shape != leaves[0].shape:
         raise ValueError(
             f"token_loss: expected a loss for each of the {len(leaves[0])} tokens of the chunk, "
@@ -191,7 +225,8 @@ def _loss_and_gradients(
     if not record or not loss.requires_grad:
         return loss.detach().sum(), tuple(torch.zeros_like(x) for x in stats)
     _refuse_other_leaves(loss, leaves)
-    grads = torch.autograd.grad(loss, leaves, torch.ones_like(loss), materialize_grads=True)
+    scale = torch.ones_like(loss) * grad_scale
+    grads = torch.autograd.grad(loss, leaves, scale, materialize_grads=True)
     return loss.detach().sum(), grads
 
 
@@ -223,6 +258,7 @@ def _checked_temperature(
 ) -> Tensor:
     """The temperature as a tensor, all arguments' types and shapes having been checked."""
     check_projection(hidden, weight, bias)
+    check_tensors(tokens=tokens, mask=mask)
     tau = temperature_tensor(temperature, hidden)
     # The checks of token_stats, on logits that take no memory.
     check_inputs(hidden.detach()[..., :1], tokens, tau, mask)

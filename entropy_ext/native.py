@@ -15,7 +15,13 @@ import torch
 from torch import Tensor
 
 from entropy_ext import _core
-from entropy_ext.inputs import STATS_DTYPE, check_inputs, dtype_name, raise_bad_row
+from entropy_ext.inputs import (
+    STATS_DTYPE,
+    check_inputs,
+    check_real,
+    dtype_name,
+    raise_bad_row,
+)
 
 __all__ = [
     "device_guard",
@@ -143,6 +149,7 @@ def _empty_gradient(logits: Tensor) -> Tensor:
 
 def device_guard(logits: Tensor) -> AbstractContextManager[object]:
     """Makes the device of the logits the current one."""
+    check_real("logits and tokens", logits)
     if logits.is_cuda:
         return torch.cuda.device(logits.device)
     if logits.device.type != "cpu":

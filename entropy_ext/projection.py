@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from entropy_ext.inputs import STATS_DTYPE, dtype_name
+from entropy_ext.inputs import STATS_DTYPE, check_whole, dtype_name
 
 __all__ = ["Gradients", "Projection", "check_projection", "chunk_rows", "flatten_rows", "rows_of"]
 
@@ -34,9 +34,9 @@ def check_projection(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Non
         )
     if hidden.ndim < 1 or hidden.shape[-1] == 0:
         raise ValueError(f"hidden: expected shape [..., D] with D ≥ 1, got {list(hidden.shape)}")
-    if weight.ndim != 2 or weight.shape[1] != hidden.shape[-1]:
+    if weight.ndim != 2 or weight.shape[1] != hidden.shape[-1] or weight.shape[0] == 0:
         raise ValueError(
-            f"weight: expected shape [V, {hidden.shape[-1]}], as hidden [..., D] says, "
+            f"weight: expected shape [V, {hidden.shape[-1]}] with V ≥ 1, as hidden [..., D] says, "
             f"got {list(weight.shape)}"
         )
     if bias is not None and bias.shape != weight.shape[:1]:
@@ -59,13 +59,13 @@ def chunk_rows(hidden: Tensor, vocab: int, chunk_tokens: int | None, align: int 
         align: chunks hold a multiple of so many tokens.
 
     Raises:
-        ValueError: chunk_tokens below align.
+        TypeError, ValueError: not whole numbers, align below 1, or chunk_tokens below align.
     """
+    check_whole("align", align, at_least=1)
     if chunk_tokens is None:
         room = _CHUNK_BYTES["cuda" if hidden.is_cuda else "cpu"] // (vocab * hidden.itemsize)
         chunk_tokens = max(room // _ROUND * _ROUND, _ROUND, align)
-    if chunk_tokens < align:
-        raise ValueError(f"chunk_tokens: expected at least {align}, got {chunk_tokens}")
+    check_whole("chunk_tokens", chunk_tokens, at_least=align)
     return chunk_tokens // align * align
 
 

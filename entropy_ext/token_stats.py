@@ -8,7 +8,7 @@ from torch import Tensor
 
 from entropy_ext import ops
 from entropy_ext.inplace import check_inplace, inplace_token_stats
-from entropy_ext.inputs import temperature_tensor
+from entropy_ext.inputs import check_flag, check_tensors, temperature_tensor
 from entropy_ext.support import Support
 
 __all__ = ["TokenStats", "token_stats"]
@@ -87,13 +87,13 @@ def token_stats(
 
     Raises:
         TypeError, ValueError: an argument of the wrong dtype, shape, device or layout; on the CPU
-            also a token outside [0, V), a temperature that is not positive and finite, or a
-            malformed support in an unmasked row. On CUDA such a row is NaN, for finding it would
-            wait for the device.
+            also a token outside [0, V), a temperature that is not finite and above 1e-32 (float64:
+            1e-290), or a malformed support in an unmasked row. On CUDA such a row is NaN, for
+            finding it would wait for the device.
     """
-    for name, value in (("logits", logits), ("tokens", tokens), ("mask", mask)):
-        if not isinstance(value, Tensor) and not (name == "mask" and value is None):
-            raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+    check_tensors(logits=logits, tokens=tokens, mask=mask)
+    check_flag("extras", extras)
+    check_flag("inplace_backward", inplace_backward)
     temperature = temperature_tensor(temperature, logits)
     if not isinstance(support, Support | None):
         raise TypeError(f"support: expected a Support, got {type(support).__name__}")

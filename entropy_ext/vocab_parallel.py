@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -11,14 +12,22 @@ import torch.distributed as dist
 from torch import Tensor
 
 from entropy_ext import native
-from entropy_ext.inputs import STATS_DTYPE, check_inputs, temperature_tensor
+from entropy_ext.autograd import first_order
+from entropy_ext.inputs import (
+    STATS_DTYPE,
+    check_inputs,
+    check_rows,
+    check_tensors,
+    check_whole,
+    temperature_tensor,
+)
 from entropy_ext.partials import MergedRows, merge_partials, partials
 from entropy_ext.token_stats import TokenStats
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
-__all__ = ["check_held", "is_dtensor", "vocab_parallel_token_stats", "vocab_shard"]
+__all__ = ["check_held", "exchange", "is_dtensor", "vocab_parallel_token_stats", "vocab_shard"]
 
 
 def vocab_parallel_token_stats(
@@ -58,6 +67,7 @@ def vocab_parallel_token_stats(
     Raises:
         TypeError, ValueError: as `token_stats`; on the CPU also for a token that no rank holds.
     """
+    check_tensors(local_logits=local_logits, tokens=tokens, mask=mask)
     if is_dtensor(local_logits):
         if group is not None or vocab_start is not None:
             raise ValueError("group, vocab_start: expected none with a DTensor, which has them")
@@ -65,12 +75,15 @@ def vocab_parallel_token_stats(
         local_logits = local_logits.to_local()
     if group is None or vocab_start is None:
         raise ValueError("group, vocab_start: expected both for logits that are no DTensor")
-    if vocab_start < 0:
-        raise ValueError(f"vocab_start: expected a column number, got {vocab_start}")
+    check_whole("vocab_start", vocab_start, at_least=0)
+    if local_logits.ndim == 0:
+        raise ValueError("local_logits: expected shape [..., Vₛ], got a 0-dimensional tensor")
     tau = temperature_tensor(temperature, local_logits)
     # The checks look at shapes alone, and a rank may have no columns.
     columns = local_logits if local_logits.shape[-1] else local_logits.new_empty((*tokens.shape, 1))
     check_inputs(columns.detach(), tokens, tau, mask)
+    # On every rank, before any exchange: one that raises alone would leave the others waiting.
+    check_rows(tokens, tau, mask, vocab=None)
     logp, entropy, lse = _VocabParallel.apply(  # type: ignore[no-untyped-call]
         local_logits, tokens, tau, mask, group, vocab_start
     )
@@ -117,8 +130,7 @@ class _VocabParallel(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         local = tokens - vocab_start
         mine = partials(logits, local, temperature, mask)
-        shards = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
-        dist.all_gather(shards, mine, group=group)
+        shards = exchange(mine, vocab_start, logits.shape[-1], group)
         dtype = STATS_DTYPE[logits.dtype]
         rows = merge_partials(shards, temperature, mask)
         check_held(rows, tokens, mask)
@@ -129,7 +141,7 @@ class _VocabParallel(torch.autograd.Function):
         return rows.logp.to(dtype), entropy, rows.lse.to(dtype)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order("vocab_parallel_token_stats")
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         logits, *saved = ctx.saved_tensors
         if logits.shape[-1] == 0:
@@ -137,6 +149,29 @@ class _VocabParallel(torch.autograd.Function):
         # The kernel takes the whole row's maximum, sum and entropy, and of the columns only its
         # own; a token that is not among them has no entry here.
         return (native.token_stats_backward(logits, *saved, *grads), *(None for _ in range(5)))
+
+
+def exchange(
+    mine: Tensor, vocab_start: int, columns: int, group: dist.ProcessGroup
+) -> list[Tensor]:
+    """The partials of all ranks, in rank order; on the CPU their columns may not overlap.
+
+    Raises:
+        ValueError: two ranks say that they hold the same column.
+    """
+    span = mine.new_tensor([vocab_start, vocab_start + columns])
+    packed = torch.cat([mine.flatten(), span])
+    everyone = [torch.empty_like(packed) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(everyone, packed, group=group)
+    if mine.device.type == "cpu":
+        spans = sorted((int(x[-2]), int(x[-1])) for x in everyone if x[-1] > x[-2])
+        for (_, end), (start, _) in itertools.pairwise(spans):
+            if start < end:
+                raise ValueError(
+                    f"vocab_start: expected ranks with columns of their own, got {spans} for "
+                    "[start, end) of each"
+                )
+    return [x[:-2].view(mine.shape) for x in everyone]
 
 
 def check_held(rows: MergedRows, tokens: Tensor, mask: Tensor | None) -> None:

@@ -9,7 +9,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from entropy_ext import native
-from entropy_ext.inputs import STATS_DTYPE, check_inputs, temperature_tensor
+from entropy_ext.autograd import first_order
+from entropy_ext.inputs import (
+    STATS_DTYPE,
+    check_inputs,
+    check_rows,
+    check_tensors,
+    check_whole,
+    temperature_tensor,
+)
 from entropy_ext.partials import merge_partials, partials
 from entropy_ext.projection import (
     Gradients,
@@ -20,7 +28,7 @@ from entropy_ext.projection import (
     rows_of,
 )
 from entropy_ext.token_stats import TokenStats
-from entropy_ext.vocab_parallel import check_held
+from entropy_ext.vocab_parallel import check_held, exchange
 
 __all__ = ["vocab_parallel_linear_token_stats"]
 
@@ -63,10 +71,12 @@ def vocab_parallel_linear_token_stats(
         TypeError, ValueError: as `linear_token_stats` and `vocab_parallel_token_stats`.
     """
     check_projection(hidden, local_weight, local_bias)
+    check_tensors(tokens=tokens, mask=mask)
+    check_whole("vocab_start", vocab_start, at_least=0)
     tau = temperature_tensor(temperature, hidden)
     check_inputs(hidden.detach()[..., :1], tokens, tau, mask)
-    if vocab_start < 0:
-        raise ValueError(f"vocab_start: expected a column number, got {vocab_start}")
+    # On every rank, before any exchange: one that raises alone would leave the others waiting.
+    check_rows(tokens, tau, mask, vocab=None)
     chunk = chunk_rows(hidden, len(local_weight), chunk_tokens)
     logp, entropy, lse = _VocabParallelLinear.apply(  # type: ignore[no-untyped-call]
         hidden, local_weight, local_bias, tokens, tau, mask, group, vocab_start, chunk
@@ -93,9 +103,7 @@ class _VocabParallelLinear(torch.autograd.Function):
         mine = torch.empty(4, tokens.numel(), dtype=torch.float64, device=hidden.device)
         for rows, _, logits in Projection(flat, weight, bias, keep, chunk):
             mine[:, rows] = partials(logits, *rows_of(rows, ids, tau, keep))
-        mine = mine.view(4, *tokens.shape)
-        shards = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
-        dist.all_gather(shards, mine, group=group)
+        shards = exchange(mine.view(4, *tokens.shape), vocab_start, len(weight), group)
         merged = merge_partials(shards, temperature, mask)
         check_held(merged, tokens, mask)
         dtype = STATS_DTYPE[hidden.dtype]
@@ -107,7 +115,7 @@ class _VocabParallelLinear(torch.autograd.Function):
         return logp, entropy, lse
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order("vocab_parallel_linear_token_stats")
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, local, temperature, mask, *row_stats = ctx.saved_tensors
         gradients = Gradients(hidden, weight, bias, ctx.needs_input_grad, ctx.chunk)

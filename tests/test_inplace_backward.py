@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.memory import peak_extra_bytes
 from entropy_ext import Support, token_stats
@@ -163,3 +164,29 @@ def test_double_backward_raises() -> None:
     (grad,) = torch.autograd.grad(stats.logp.sum(), leaf, create_graph=True)
     with pytest.raises(RuntimeError):
         grad.sum().backward()
+
+
+def test_a_view_of_a_leaf_is_refused() -> None:
+    """Catches a parameter whose values are overwritten by their own gradient."""
+    parameter = torch.nn.Parameter(torch.randn(4, 50))
+    tokens = torch.arange(4)
+    for logits in (parameter.view(4, 50), parameter[:]):
+        with pytest.raises(ValueError, match="a leaf or a view of one"):
+            token_stats(logits, tokens, inplace_backward=True)
+
+
+def test_a_constant_upstream_does_not_hide_the_second_derivative() -> None:
+    """Catches a gradient penalty whose own gradient is dropped without a word."""
+    leaf = torch.randn(4, 50, requires_grad=True)
+    stats = token_stats(leaf * 1, torch.arange(4), inplace_backward=True)
+    (grad,) = torch.autograd.grad(stats.logp.sum(), leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match="token_stats has no double backward"):
+        (grad.square().sum() + leaf.sum()).backward()
+
+
+def test_fake_tensors_are_refused() -> None:
+    """Catches a crash on tensors that have no memory."""
+    with FakeTensorMode():
+        logits, tokens = torch.randn(3, 5, requires_grad=True) * 1, torch.zeros(3).long()
+        with pytest.raises(ValueError, match="fake or meta"):
+            token_stats(logits, tokens, inplace_backward=True)

@@ -273,7 +273,7 @@ def test_bad_values_are_named_by_their_position(function: str) -> None:
     ):
         run(**(arguments | {"tokens": tokens}), chunk_tokens=4, **options)
     arguments["temperature"][2, 3] = 0
-    with pytest.raises(ValueError, match=r"temperature\[2, 3\]: expected a positive finite number"):
+    with pytest.raises(ValueError, match=r"temperature\[2, 3\]: expected a finite number above"):
         run(**arguments, chunk_tokens=4, **options)
 
 
@@ -338,6 +338,77 @@ def test_double_backward_raises() -> None:
     (grad,) = torch.autograd.grad(stats.logp.sum(), weight, create_graph=True)
     with pytest.raises(RuntimeError, match="no double backward"):
         grad.sum().backward()
+
+
+def test_loss_has_no_double_backward() -> None:
+    """Catches a gradient penalty whose own gradient is dropped without a word."""
+    arguments = draw(torch.float64, torch.device("cpu"))
+    weight = arguments["weight"].requires_grad_()
+    loss, _ = linear_token_loss(**arguments, token_loss=lambda s, rows: s.logp)
+    (grad,) = torch.autograd.grad(loss, weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="linear_token_loss has no double backward"):
+        (grad.square().sum() + weight.sum()).backward()
+
+
+@pytest.mark.parametrize("scale", [65536.0, torch.tensor(1024.0)])
+def test_grad_scale_keeps_small_gradients(scale: float | Tensor, device: torch.device) -> None:
+    """Catches float16 gradients that vanish before the scale of the loss could save them."""
+    arguments = draw(torch.float16, device)
+    arguments["weight"].requires_grad_()
+
+    def token_loss(stats: TokenStats, rows: slice) -> Tensor:
+        return -1e-6 * stats.logp
+
+    loss, _ = linear_token_loss(
+        **arguments, token_loss=token_loss, chunk_tokens=4, grad_scale=scale
+    )
+    (loss * scale).backward()
+    ours = arguments["weight"].grad.double() / scale
+    wide = {k: v.detach().double() if v.is_floating_point() else v for k, v in arguments.items()}
+    wide["weight"].requires_grad_()
+    linear_token_loss(**wide, token_loss=token_loss)[0].backward()
+    truth = wide["weight"].grad
+    assert (ours - truth).abs().max() <= 3e-3 * truth.abs().max()
+
+
+def test_upstream_gradient_is_not_rounded_to_half_precision(device: torch.device) -> None:
+    """Catches a factor of 1/3 that becomes 0.334 in bfloat16, and all gradients with it."""
+    arguments = draw(torch.bfloat16, device)
+    _, _, once = by_loss(arguments, 21)
+    _, _, third = by_loss(arguments, 21, scale=1 / 3)
+    for a, b in zip(third, once, strict=True):
+        assert torch.equal(a, (b.float() * torch.tensor(1 / 3)).bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokens": [1, 2]}, "tokens: expected a tensor, got list"),
+        ({"mask": [True]}, "mask: expected a tensor, got list"),
+        ({"weight": torch.zeros(0, D)}, "weight: expected shape [V, 24] with V ≥ 1"),
+        ({"chunk_tokens": 1.5}, "chunk_tokens: expected a whole number, got 1.5"),
+        ({"chunk_tokens": 2**63}, "chunk_tokens: expected at least 1"),
+        ({"align": 0}, "align: expected at least 1, got 0"),
+        ({"align": True}, "align: expected a whole number, got True"),
+        ({"token_loss": lambda s, rows: None}, "token_loss: expected to return a tensor"),
+    ],
+    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
+)
+def test_odd_arguments_of_the_loss(change: dict[str, Any], message: str) -> None:
+    """Catches errors from inside PyTorch that name nothing."""
+    arguments = draw(torch.float32, torch.device("cpu"))
+    arguments["token_loss"] = lambda s, rows: s.logp
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+        linear_token_loss(**(arguments | change))
+
+
+def test_a_tiny_temperature_is_named_by_its_position() -> None:
+    """Catches a check ahead of the chunks that lets through what the kernel refuses."""
+    arguments = draw(torch.float32, torch.device("cpu"))
+    arguments["mask"][2, 3] = True
+    arguments["temperature"][2, 3] = 1e-39
+    with pytest.raises(ValueError, match=r"temperature\[2, 3\]: .* above 1e-32"):
+        linear_token_stats(**arguments, chunk_tokens=4)
 
 
 def test_empty_batch(device: torch.device) -> None:

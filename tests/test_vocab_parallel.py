@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from typing import Any
 
 import pytest
@@ -96,6 +95,7 @@ def worker(rank: int, init: str, results: str) -> None:
         vocab_parallel_token_stats(
             torch.zeros(2, 3), torch.tensor([1, 12]), group=dist.group.WORLD, vocab_start=3 * rank
         )
+    saved["overlap"] = overlap()
     torch.save((saved, str(error.value), dtensor_case()), f"{results}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -147,6 +147,15 @@ def dtensor_case() -> tuple[list[Tensor], Tensor, str]:
     with pytest.raises(ValueError, match="local_logits") as error:
         vocab_parallel_token_stats(whole, tokens)
     return [x.detach() for x in stats[:3]], leaf.grad.full_tensor(), str(error.value)
+
+
+def overlap() -> str:
+    """What each rank says when all begin at the same column."""
+    with pytest.raises(ValueError, match="vocab_start") as error:
+        vocab_parallel_token_stats(
+            torch.zeros(2, 3), torch.tensor([1, 2]), group=dist.group.WORLD, vocab_start=0
+        )
+    return str(error.value)
 
 
 def one_case(
@@ -256,11 +265,28 @@ def test_a_token_that_no_rank_holds_is_named(saved: list[Any]) -> None:
         assert message == "tokens[1]: expected a column that some rank holds, got 12"
 
 
+def test_overlapping_columns_are_refused(saved: list[Any]) -> None:
+    """Catches columns that count twice because a rank forgot its vocab_start."""
+    for results, *_ in saved:
+        assert "expected ranks with columns of their own, got [(0, 3), (0, 3)" in results["overlap"]
+
+
 def test_wrong_arguments_are_named() -> None:
     """Catches an error from inside a collective, where the other ranks would hang."""
-    with pytest.raises(ValueError, match=re.escape("vocab_start: expected a column number")):
+    with pytest.raises(ValueError, match="vocab_start: expected at least 0, got -1"):
         vocab_parallel_token_stats(
             torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), group=object(), vocab_start=-1
+        )
+    for start in (1.5, True):
+        with pytest.raises(TypeError, match="vocab_start: expected a whole number"):
+            vocab_parallel_token_stats(
+                torch.zeros(2, 3), torch.zeros(2).long(), group=object(), vocab_start=start
+            )
+    # On every rank alike, before any exchange.
+    tau = torch.tensor([1.0, 0.0])
+    with pytest.raises(ValueError, match=r"temperature\[1\]: expected a finite number above"):
+        vocab_parallel_token_stats(
+            torch.zeros(2, 0), torch.zeros(2).long(), group=object(), vocab_start=3, temperature=tau
         )
     with pytest.raises(ValueError, match="group, vocab_start: expected both"):
         vocab_parallel_token_stats(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
