@@ -174,7 +174,7 @@ def get(name: str, **options: Any) -> Recipe:
 
     Raises:
         ValueError: an unknown name, or an option out of its bounds.
-        TypeError: an option the recipe does not have.
+        TypeError: an option the recipe does not have, or of the wrong type.
     """
     if name not in RECIPES:
         raise ValueError(f"recipe: expected one of {', '.join(RECIPES)}, got {name!r}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, get_args, runtime_checkable
+from typing import Any, ClassVar, get_args
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from entropy_ext import TokenStats
+from entropy_ext.recipes.stateful import Stateful
 from entropy_ext.recipes.types import (
     Plan,
     PromptStats,
@@ -19,21 +20,12 @@ from entropy_ext.recipes.types import (
     Targets,
 )
 from entropy_ext.rl.advantages import Singleton, group_zscore
-from entropy_ext.rl.aggregate import Aggregation, check_aggregation, count
+from entropy_ext.rl.aggregate import Aggregation, count
 from entropy_ext.rl.checks import check_bound, check_choice
 from entropy_ext.rl.losses import KLEstimator, TokenLoss, kl_penalty, ppo_clip
 from entropy_ext.rl.rollout import Rollout
 
 __all__ = ["Recipe"]
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """A part of a recipe that changes while training, such as a controller."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: Mapping[str, Any], /) -> None: ...
 
 
 class Recipe:
@@ -122,11 +114,16 @@ class Recipe:
         check_bound("clip_high", clip_high, at_least=0)
         if dual_clip is not None:
             check_bound("dual_clip", dual_clip, above=1)
+        check_bound("entropy_coef", entropy_coef, finite=True)
+        check_bound("kl_coef", kl_coef, at_least=0, finite=True)
+        check_choice("kl_estimator", kl_estimator, get_args(KLEstimator))
+        if kl_max is not None:
+            check_bound("kl_max", kl_max, above=0)
+        check_bound("eps", eps, above=0, finite=True)
+        check_choice("singleton", singleton, get_args(Singleton))
         self.clip_low = clip_low
         self.clip_high = clip_high
         self.dual_clip = dual_clip
-        check_bound("kl_coef", kl_coef, at_least=0)
-        check_choice("kl_estimator", kl_estimator, get_args(KLEstimator))
         self.entropy_coef = entropy_coef
         self.kl_coef = kl_coef
         self.kl_estimator: KLEstimator = kl_estimator
@@ -136,13 +133,15 @@ class Recipe:
         self.eps = eps
         self.singleton: Singleton = singleton
         if aggregation is not None:
-            check_aggregation(aggregation)
+            check_choice("aggregation", aggregation, get_args(Aggregation))
             self.aggregation = aggregation
         self.minibatches = self.minibatches if minibatches is None else minibatches
         self.epochs = self.epochs if epochs is None else epochs
         self.sampling = self.sampling if sampling is None else sampling
-        check_bound("minibatches", self.minibatches, at_least=1)
-        check_bound("epochs", self.epochs, at_least=1)
+        check_bound("minibatches", self.minibatches, at_least=1, integer=True)
+        check_bound("epochs", self.epochs, at_least=1, integer=True)
+        if not isinstance(self.sampling, Sampling):
+            raise TypeError(f"sampling: expected a Sampling, got {self.sampling!r}")
         self.whole_sequences = self.whole_sequences or self.aggregation == "seq-mean-token-mean"
 
     def select_prompts(self, prompt_stats: PromptStats, progress: float) -> Tensor:

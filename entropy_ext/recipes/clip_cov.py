@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from entropy_ext import TokenStats, token_selection
 from entropy_ext.recipes.dynamic_sampling import DynamicSampling
+from entropy_ext.recipes.statistics import statistics_of
 from entropy_ext.recipes.types import Plan, Sampling, Statistics, Targets
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound
@@ -61,8 +62,13 @@ class ClipCov(DynamicSampling):
         self.refuse(options, "dual_clip")
         super().__init__(clip_low=clip_low, clip_high=clip_high, **options)
         check_bound("fraction", fraction, at_least=0, at_most=1)
+        check_bound("seed", seed, integer=True)
+        if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+            raise TypeError(f"bounds: expected a pair of numbers, got {bounds!r}")
+        check_bound("bounds[0]", bounds[0])
+        check_bound("bounds[1]", bounds[1], above=bounds[0])
         self.fraction = fraction
-        self.bounds = bounds
+        self.bounds = (bounds[0], bounds[1])
         self.seed = StepSeed(seed)
 
     @torch.no_grad()
@@ -76,7 +82,7 @@ class ClipCov(DynamicSampling):
     ) -> Plan:
         """The tokens to leave out."""
         plan = super().prepare(stats, rollout, targets, group=group)
-        assert stats is not None
+        stats = statistics_of(self, stats, rollout)
         log_rho, _ = log_ratio(stats.logp, rollout.old_logp, plan.mask)
         valid = plan.mask & torch.isfinite(stats.logp)
         held = held_by_clip(

@@ -55,6 +55,7 @@ def combine(
             offline=any(c.sampling.offline for c in classes),
         ),
         "__doc__": f"{', '.join(c.name for c in (base, *parts))} in one; see there.",
+        "__reduce__": lambda self: (_restored, (base, parts, aggregation), vars(self)),
     }
     combined: type[Recipe] = composite(type("Composed", tuple(bases), figures))
     averages = {c.aggregation: c.name for c in classes if _owner(c, "aggregation") is not Recipe}
@@ -112,6 +113,14 @@ def check_options(recipe: type[Recipe], options: Mapping[str, Any]) -> None:
     asked = {name: value for name, value in options.items() if name in general}
     for hook in ("targets", "policy_loss"):
         _owner(recipe, hook)(**asked)
+
+
+def _restored(
+    base: type[Recipe], parts: tuple[type[Recipe], ...], aggregation: Aggregation | None
+) -> Recipe:
+    """An instance for pickle to fill: the class is made anew, for no module holds it."""
+    combined = combine(base, *parts, aggregation=aggregation)
+    return combined.__new__(combined)
 
 
 def _owner(recipe: type[Recipe], name: str) -> type[Recipe]:

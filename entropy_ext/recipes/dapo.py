@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, cast
 
 from torch import Tensor
@@ -9,8 +10,9 @@ from torch import Tensor
 from entropy_ext.recipes.base import Recipe
 from entropy_ext.recipes.types import Sampling
 from entropy_ext.rl.aggregate import Aggregation
-from entropy_ext.rl.checks import check_bound
+from entropy_ext.rl.checks import check_bound, check_flag
 from entropy_ext.rl.groups import Groups
+from entropy_ext.rl.precision import at_least_float32
 from entropy_ext.rl.rewards import soft_overlong
 from entropy_ext.rl.rollout import Rollout
 
@@ -63,11 +65,20 @@ class Dapo(Recipe):
         **options: Any,
     ) -> None:
         super().__init__(clip_low=clip_low, clip_high=clip_high, **options)
-        check_bound("overlong_factor", overlong_factor, at_least=0)
+        check_bound("overlong_factor", overlong_factor, at_least=0, finite=True)
+        check_bound("overlong_floor", overlong_floor, at_most=0)
+        if overlong_limit is not None:
+            check_bound("overlong_limit", overlong_limit, at_least=1, integer=True)
+        if overlong_buffer is not None:
+            longest = math.inf if overlong_limit is None else overlong_limit
+            check_bound(
+                "overlong_buffer", overlong_buffer, at_least=1, at_most=longest, integer=True
+            )
         self.overlong_buffer = overlong_buffer
         self.overlong_limit = overlong_limit
         self.overlong_factor = overlong_factor
         self.overlong_floor = overlong_floor
+        check_flag("dynamic_sampling", dynamic_sampling)
         self.dynamic_sampling = dynamic_sampling
 
     def shape_rewards(self, rollout: Rollout) -> Tensor:
@@ -77,7 +88,8 @@ class Dapo(Recipe):
         limit = rollout.max_length if self.overlong_limit is None else self.overlong_limit
         buffer = max(limit // 5, 1) if self.overlong_buffer is None else self.overlong_buffer
         penalty = soft_overlong(rollout.lengths, limit, buffer, floor=self.overlong_floor)
-        return rollout.rewards + self.overlong_factor * penalty.to(rollout.rewards.dtype)
+        rewards = at_least_float32(rollout.rewards)
+        return rewards + self.overlong_factor * penalty.to(rewards.dtype)
 
     def keep(self, rollout: Rollout) -> Tensor:
         """Responses of groups with right and wrong answers, and those alone in their group."""

@@ -64,10 +64,15 @@ class DeepSeekV32(Recipe):
         super().__init__(kl_coef=kl_coef, **{"kl_estimator": "unbiased", **options})
         if off_policy_threshold is not None:
             check_bound("off_policy_threshold", off_policy_threshold, at_least=0)
+        if not isinstance(domain_kl, Mapping | None):
+            raise TypeError(f"domain_kl: expected domain → factor or None, got {domain_kl!r}")
         check_choice("behaviour", behaviour, get_args(Behaviour))
         self.off_policy_threshold = off_policy_threshold
         self.behaviour = behaviour
         self.domain_kl = dict(domain_kl or {})
+        for domain, factor in self.domain_kl.items():
+            check_bound("domain_kl: domain", domain, integer=True)
+            check_bound(f"domain_kl[{domain}]", factor, at_least=0, finite=True)
         # The mean is over the whole response.
         self.whole_sequences = True
         if behaviour == "sampler" and off_policy_threshold is not None:

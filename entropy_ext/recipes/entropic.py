@@ -11,9 +11,10 @@ import torch.distributed as dist
 
 from entropy_ext import TokenStats
 from entropy_ext.recipes.base import Recipe
+from entropy_ext.recipes.statistics import statistics_of
 from entropy_ext.recipes.types import Plan, Sampling, Statistics, Targets
 from entropy_ext.rl.aggregate import Aggregation
-from entropy_ext.rl.checks import check_bound, check_choice
+from entropy_ext.rl.checks import check_bound, check_choice, check_flag
 from entropy_ext.rl.controllers import EntropyPI
 from entropy_ext.rl.losses import TokenLoss, confidence_pull
 from entropy_ext.rl.rollout import Rollout
@@ -71,6 +72,7 @@ class Entropic(Recipe):
         check_choice("denominator", denominator, get_args(Denominator))
         self.confident = confident
         self.denominator = denominator
+        check_flag("anti_windup", anti_windup)
         self.controller = EntropyPI(target, kp=kp, ki=ki, anti_windup=anti_windup)
 
     @torch.no_grad()
@@ -84,7 +86,7 @@ class Entropic(Recipe):
     ) -> Plan:
         """The base's plan, the confident tokens and their α."""
         plan = super().prepare(stats, rollout, targets, group=group)
-        assert stats is not None
+        stats = statistics_of(self, stats, rollout)
         # Of all tokens, also where another part of a composition learns from some alone.
         known = rollout.mask & torch.isfinite(stats.entropy)
         alpha = self.controller.step(masked_mean(stats.entropy, known, group=group))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from entropy_ext import TokenStats
 from entropy_ext.recipes.base import Recipe
+from entropy_ext.recipes.statistics import statistics_of
 from entropy_ext.recipes.types import Plan, Statistics, Targets
 from entropy_ext.rl.advantages.entropy_neutral import entropy_neutral, step_size_squared
 from entropy_ext.rl.aggregate import Aggregation
@@ -56,7 +58,8 @@ class EntropyNeutral(Recipe):
     ) -> None:
         super().__init__(**options)
         check_bound("strength", strength, at_least=0, at_most=1)
-        check_bound("damping", damping, above=0)
+        check_bound("target", target, finite=True)
+        check_bound("damping", damping, above=0, finite=True)
         self.strength = strength
         self.target = target
         self.damping = damping
@@ -72,17 +75,16 @@ class EntropyNeutral(Recipe):
     ) -> Plan:
         """The base's plan, and the projected advantages."""
         plan = super().prepare(stats, rollout, targets, group=group)
-        assert stats is not None
-        assert stats.collision is not None
-        advantages = targets.advantages
-        log_rho, _ = log_ratio(stats.logp, rollout.old_logp, plan.mask)
+        stats = statistics_of(self, stats, rollout)
+        advantages = targets.advantages.to(stats.logp.dtype)
+        log_rho, _ = log_ratio(stats.logp, rollout.old_logp.to(stats.logp.dtype), plan.mask)
         ratio = log_rho.exp()
         # Where the clip acts, no gradient flows: such a token neither moves the entropy nor helps.
         moving = torch.where(
             advantages > 0, ratio <= 1 + self.clip_high, ratio >= 1 - self.clip_low
         )
         change = entropy_change(stats, torch.ones_like(advantages), ratio=ratio)
-        size = ratio.square() * step_size_squared(stats.logp, stats.collision)
+        size = ratio.square() * step_size_squared(stats.logp, cast(Tensor, stats.collision))
         known = plan.mask & moving & torch.isfinite(change)
         projected = entropy_neutral(
             advantages,

@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from entropy_ext import TokenStats, token_selection
 from entropy_ext.recipes.dapo import Dapo
+from entropy_ext.recipes.statistics import statistics_of
 from entropy_ext.recipes.types import Plan, Statistics, Targets
 from entropy_ext.rl.aggregate import count
 from entropy_ext.rl.checks import check_bound, check_choice
@@ -70,7 +71,7 @@ class HighEntropyTokens(Dapo):
     ) -> Plan:
         """The tokens of highest entropy, as the mask or as weights."""
         plan = super().prepare(stats, rollout, targets, group=group)
-        assert stats is not None
+        stats = statistics_of(self, stats, rollout)
         selected = token_selection.top_entropy(
             stats.entropy,
             plan.mask & torch.isfinite(stats.entropy),

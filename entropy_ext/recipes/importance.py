@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, cast, get_args
 
 import torch
 import torch.distributed as dist
@@ -11,7 +11,7 @@ from torch import Tensor
 from entropy_ext import TokenStats
 from entropy_ext.recipes.base import Recipe
 from entropy_ext.recipes.types import Plan, Targets
-from entropy_ext.rl.checks import check_bound
+from entropy_ext.rl.checks import check_bound, check_choice
 from entropy_ext.rl.importance import MaskLevel, masked_importance, truncated_importance
 from entropy_ext.rl.rollout import Rollout
 
@@ -92,6 +92,7 @@ class MaskedIS(TruncatedIS):
         **options: Any,
     ) -> None:
         super().__init__(low=low, high=high, **options)
+        check_choice("level", level, get_args(MaskLevel))
         self.level: MaskLevel = level
 
     def weights(self, rollout: Rollout) -> Tensor:

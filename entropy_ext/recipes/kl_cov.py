@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from entropy_ext import TokenStats, token_selection
 from entropy_ext.recipes.dynamic_sampling import DynamicSampling
+from entropy_ext.recipes.statistics import statistics_of
 from entropy_ext.recipes.types import Plan, Sampling, Statistics, Targets
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound, check_choice
@@ -84,7 +85,7 @@ class KLCov(DynamicSampling):
     ) -> Plan:
         """The tokens to hold."""
         plan = super().prepare(stats, rollout, targets, group=group)
-        assert stats is not None
+        stats = statistics_of(self, stats, rollout)
         valid = plan.mask & torch.isfinite(stats.logp)
         selected = token_selection.kl_cov(
             token_covariance(stats.logp, targets.advantages, valid, group=group),

@@ -12,7 +12,7 @@ from entropy_ext.recipes.base import Recipe
 from entropy_ext.recipes.types import Plan, Sampling, Targets
 from entropy_ext.rl.advantages import group_mean
 from entropy_ext.rl.aggregate import Aggregation
-from entropy_ext.rl.checks import check_bound
+from entropy_ext.rl.checks import check_bound, check_flag
 from entropy_ext.rl.losses import TokenLoss, mixed_policy
 from entropy_ext.rl.rollout import Rollout
 
@@ -60,6 +60,7 @@ class Luffy(Recipe):
         if gamma is not None:
             check_bound("gamma", gamma, above=0)
         self.gamma = gamma
+        check_flag("teacher_probabilities", teacher_probabilities)
         self.teacher_probabilities = teacher_probabilities
         if teacher_probabilities:
             self.needs = self.needs | {"teacher_logp"}

@@ -12,6 +12,7 @@ from entropy_ext.recipes.types import Targets
 from entropy_ext.rl.advantages import opo
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_choice
+from entropy_ext.rl.precision import at_least_float32
 from entropy_ext.rl.rollout import Rollout
 from entropy_ext.rl.statistics import masked_mean
 
@@ -53,5 +54,5 @@ class Opo(Recipe):
         if self.scope == "group":
             return Targets(opo(rewards, rollout.prompt, mask, singleton=self.singleton))
         # A mean over tokens weighs each reward by its response's length.
-        spread = rewards.unsqueeze(-1).expand_as(mask)
+        spread = at_least_float32(rewards).unsqueeze(-1).expand_as(mask)
         return Targets(torch.where(mask, spread - masked_mean(spread, mask, group=group), 0.0))

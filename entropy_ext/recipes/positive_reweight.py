@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from entropy_ext import TokenStats
 from entropy_ext.recipes.base import Recipe
+from entropy_ext.recipes.statistics import statistics_of
 from entropy_ext.recipes.types import Plan, Statistics, Targets
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound, check_choice
@@ -61,7 +62,8 @@ class PositiveReweight(Recipe):
     ) -> None:
         super().__init__(**options)
         check_choice("schedule", schedule, get_args(Schedule))
-        check_bound("training_epochs", training_epochs, at_least=1)
+        check_bound("delta", delta, at_least=0)
+        check_bound("training_epochs", training_epochs, at_least=1, integer=True)
         self.schedule = schedule
         self.training_epochs = training_epochs
         share = self.minibatches * self.epochs
@@ -80,7 +82,7 @@ class PositiveReweight(Recipe):
         plan = super().prepare(stats, rollout, targets, group=group)
         positive = targets.advantages > 0
         if self.schedule == "entropy":
-            assert stats is not None
+            stats = statistics_of(self, stats, rollout)
             known = rollout.mask & torch.isfinite(stats.entropy)
             weight = self.weight.step(masked_mean(stats.entropy, known, group=group))
             return plan.weighted(torch.where(positive, weight, 1.0))

@@ -12,8 +12,9 @@ from entropy_ext.recipes.dynamic_sampling import DynamicSampling
 from entropy_ext.recipes.types import Sampling, StepActions, Targets
 from entropy_ext.rl.advantages import batch_whiten, group_mean
 from entropy_ext.rl.aggregate import Aggregation
-from entropy_ext.rl.checks import check_bound, check_choice
+from entropy_ext.rl.checks import check_bound, check_choice, check_flag
 from entropy_ext.rl.controllers import ReferenceReset
+from entropy_ext.rl.precision import at_least_float32
 from entropy_ext.rl.rewards import cosine_length
 from entropy_ext.rl.rollout import Rollout
 
@@ -71,9 +72,13 @@ class ProRL(DynamicSampling):
     ) -> None:
         check_choice("version", version, get_args(ProRLVersion))
         super().__init__(**{**_DEFAULTS[version], **options})
-        check_bound("cosine_coef", cosine_coef, at_least=0)
-        check_bound("cosine_on", cosine_on, at_least=0)
-        check_bound("cosine_off", cosine_off, at_least=0 if cosine_on else 1)
+        check_bound("cosine_coef", cosine_coef, at_least=0, finite=True)
+        check_bound("cosine_on", cosine_on, at_least=0, integer=True)
+        check_bound("cosine_off", cosine_off, at_least=0 if cosine_on else 1, integer=True)
+        if not isinstance(resets, ReferenceReset | None):
+            raise TypeError(f"resets: expected a ReferenceReset or None, got {resets!r}")
+        if reset_optimizer is not None:
+            check_flag("reset_optimizer", reset_optimizer)
         self.version = version
         self.resets = ReferenceReset(**_RESETS[version]) if resets is None else resets
         self.reset_optimizer = version == "v1" if reset_optimizer is None else reset_optimizer
@@ -86,7 +91,8 @@ class ProRL(DynamicSampling):
         if self.cosine_coef == 0 or rollout.step % self.cosine_period >= self.cosine_on:
             return rollout.rewards
         term = cosine_length(rollout.lengths, rollout.max_length)
-        return rollout.rewards + self.cosine_coef * term.to(rollout.rewards.dtype)
+        rewards = at_least_float32(rollout.rewards)
+        return rewards + self.cosine_coef * term.to(rewards.dtype)
 
     def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
         """GRPO's in v1; in v2 rewards above the group's mean, whitened over the batch."""

@@ -12,6 +12,7 @@ from entropy_ext.recipes.types import Sampling, Targets
 from entropy_ext.rl.advantages import psr_nsr
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound
+from entropy_ext.rl.precision import at_least_float32
 from entropy_ext.rl.rollout import Rollout
 
 __all__ = ["Nsr", "Psr", "WReinforce"]
@@ -53,7 +54,7 @@ class WReinforce(Recipe):
                 cast(Tensor, rollout.correct),
                 rollout.mask,
                 positive=self.positive_weight,
-                dtype=rollout.rewards.dtype,
+                dtype=at_least_float32(rollout.rewards).dtype,
             )
         )
 

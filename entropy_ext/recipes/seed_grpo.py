@@ -11,7 +11,7 @@ from entropy_ext.recipes.base import Recipe
 from entropy_ext.recipes.types import Targets
 from entropy_ext.rl.advantages import group_mean
 from entropy_ext.rl.aggregate import Aggregation
-from entropy_ext.rl.checks import check_bound, check_choice
+from entropy_ext.rl.checks import check_bound, check_choice, check_flag
 from entropy_ext.rl.curriculum import UncertaintyShape, uncertainty_weight
 from entropy_ext.rl.rollout import Rollout
 from entropy_ext.rl.semantic_entropy import (
@@ -65,12 +65,16 @@ class SeedGrpo(Recipe):
         self.refuse(options, "eps")
         super().__init__(**options)
         check_bound("alpha", alpha, at_least=0)
+        check_bound("gamma", gamma, at_least=0)
+        if not callable(cluster):
+            raise TypeError(f"cluster: expected a function of a rollout, got {cluster!r}")
         check_choice("estimator", estimator, get_args(SemanticEstimator))
         check_choice("shape", shape, get_args(UncertaintyShape))
         self.alpha = alpha
         self.estimator = estimator
         self.shape = shape
         self.gamma = gamma
+        check_flag("length_normalize", length_normalize)
         self.length_normalize = length_normalize
         self.cluster = cluster
         if cluster is not exact_answers:

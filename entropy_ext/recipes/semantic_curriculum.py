@@ -32,7 +32,7 @@ class SemanticCurriculum(Recipe):
 
     def __init__(self, *, stages: int = 2, **options: Any) -> None:
         super().__init__(**options)
-        check_bound("stages", stages, at_least=1)
+        check_bound("stages", stages, at_least=1, integer=True)
         self.stages = stages
 
     def select_prompts(self, prompt_stats: PromptStats, progress: float) -> Tensor:

@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from entropy_ext import TokenStats
 from entropy_ext.recipes.semantic_curriculum import SemanticCurriculum
+from entropy_ext.recipes.statistics import statistics_of
 from entropy_ext.recipes.types import Plan, Sampling, Statistics, Targets
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound
@@ -63,6 +64,8 @@ class Sent(SemanticCurriculum):
     ) -> None:
         self.refuse(options, "clip_low", "clip_high", "dual_clip")
         super().__init__(kl_coef=kl_coef, stages=stages, **options)
+        check_bound("low_fraction", low_fraction, at_least=0, at_most=1)
+        check_bound("cov_fraction", cov_fraction, at_least=0, at_most=1)
         check_bound("hold_coef", hold_coef, at_least=0)
         check_bound("hold_rest", hold_rest, at_least=0)
         self.low_fraction = low_fraction
@@ -81,7 +84,7 @@ class Sent(SemanticCurriculum):
     ) -> Plan:
         """The base's plan, and the tokens to hold."""
         plan = super().prepare(stats, rollout, targets, group=group)
-        assert stats is not None
+        stats = statistics_of(self, stats, rollout)
         hold = sent_penalty(
             stats.logp,
             stats.entropy,

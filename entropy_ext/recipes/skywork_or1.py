@@ -13,7 +13,7 @@ from entropy_ext import TokenStats
 from entropy_ext.recipes.base import Recipe
 from entropy_ext.recipes.types import Plan, Targets
 from entropy_ext.rl.aggregate import Aggregation
-from entropy_ext.rl.checks import check_choice
+from entropy_ext.rl.checks import check_bound, check_choice
 from entropy_ext.rl.controllers import AdaptiveEntropy, EntropyGate
 from entropy_ext.rl.groups import Groups
 from entropy_ext.rl.rollout import Rollout
@@ -65,6 +65,9 @@ class SkyworkOr1(Recipe):
     ) -> None:
         super().__init__(**options)
         check_choice("signal", signal, get_args(EntropySignal))
+        # Here, where its name is not the controller's.
+        check_bound("maximum", maximum, at_least=0, finite=True)
+        check_bound("entropy_coef", entropy_coef, at_least=0, at_most=maximum)
         self.signal = signal
         if signal == "entropy":
             self.needs = self.needs | {"old_entropy"}

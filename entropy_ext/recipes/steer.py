@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 import torch.distributed as dist
@@ -10,12 +10,16 @@ from torch import Tensor
 
 from entropy_ext import TokenStats, steer_weights
 from entropy_ext.recipes.base import Recipe
+from entropy_ext.recipes.statistics import statistics_of
 from entropy_ext.recipes.types import Plan, Sampling, Statistics, Targets
 from entropy_ext.rl.aggregate import Aggregation
-from entropy_ext.rl.checks import check_bound
+from entropy_ext.rl.checks import check_bound, check_choice
 from entropy_ext.rl.rollout import Rollout
 
 __all__ = ["Steer"]
+
+SteerForm = Literal["code", "own_logit", "exact"]
+WeightMap = Literal["exp", "linear"]
 
 
 class Steer(Recipe):
@@ -55,8 +59,8 @@ class Steer(Recipe):
     def __init__(
         self,
         *,
-        form: Literal["code", "own_logit", "exact"] = "code",
-        weight_map: Literal["exp", "linear"] = "exp",
+        form: SteerForm = "code",
+        weight_map: WeightMap = "exp",
         lambda_min: float = 0.8,
         lambda_max: float = 1.2,
         floor: float = 0.02,
@@ -66,6 +70,9 @@ class Steer(Recipe):
         **options: Any,
     ) -> None:
         super().__init__(clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip, **options)
+        check_choice("form", form, get_args(SteerForm))
+        check_choice("weight_map", weight_map, get_args(WeightMap))
+        check_bound("lambda_max", lambda_max, above=0, finite=True)
         largest = 1.0 if weight_map == "exp" else lambda_max
         check_bound("lambda_min", lambda_min, above=0, at_most=largest)
         check_bound("floor", floor, at_least=0)
@@ -74,7 +81,8 @@ class Steer(Recipe):
         self.lambda_min = lambda_min
         self.lambda_max = lambda_max
         self.floor = floor
-        self.extras = form == "exact"
+        # The class's own are those of a composition's other parts.
+        self.extras = self.extras or form == "exact"
 
     @torch.no_grad()
     def prepare(
@@ -87,7 +95,8 @@ class Steer(Recipe):
     ) -> Plan:
         """The base's plan with STEER's weights."""
         plan = super().prepare(stats, rollout, targets, group=group)
-        assert stats is not None
+        stats = statistics_of(self, stats, rollout)
+        exact = self.form == "exact"
         entropy = cast(Tensor, rollout.old_entropy)
         known = plan.mask & stats.logp.isfinite() & rollout.old_logp.isfinite()
         weights = steer_weights(
@@ -101,8 +110,8 @@ class Steer(Recipe):
             lambda_min=self.lambda_min,
             lambda_max=self.lambda_max,
             floor=self.floor,
-            collision=stats.collision if self.extras else None,
-            collision_logp=stats.collision_logp if self.extras else None,
+            collision=stats.collision if exact else None,
+            collision_logp=stats.collision_logp if exact else None,
             group=group,
         )
         return plan.weighted(weights)

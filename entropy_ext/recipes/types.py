@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from entropy_ext.rl.aggregate import Aggregation, aggregate
+from entropy_ext.rl.checks import check_bound, check_flag
 
 __all__ = ["Plan", "PromptStats", "Sampling", "Statistics", "StepActions", "Targets"]
 
@@ -30,6 +31,16 @@ class Sampling:
     """learn from stored responses; nothing is sampled"""
     refill: int = 0
     """how many more batches may be sampled in a step to replace the groups that `keep` drops"""
+
+    def __post_init__(self) -> None:
+        check_bound("group_size", self.group_size, at_least=1, integer=True)
+        check_bound("temperature", self.temperature, above=0, finite=True)
+        check_bound("top_p", self.top_p, above=0, at_most=1)
+        if self.top_k is not None:
+            check_bound("top_k", self.top_k, at_least=1, integer=True)
+        check_bound("teacher_traces", self.teacher_traces, at_least=0, integer=True)
+        check_flag("offline", self.offline)
+        check_bound("refill", self.refill, at_least=0, integer=True)
 
 
 class PromptStats(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, cast, get_args
 
 from torch import Tensor
 
@@ -10,6 +10,7 @@ from entropy_ext.recipes.base import Recipe
 from entropy_ext.recipes.types import Sampling
 from entropy_ext.rl.advantages import UnlikelinessForm, unlikeliness_reward
 from entropy_ext.rl.aggregate import Aggregation
+from entropy_ext.rl.checks import check_bound, check_choice, check_flag
 from entropy_ext.rl.groups import Groups
 from entropy_ext.rl.rollout import Rollout
 
@@ -55,8 +56,11 @@ class Unlikeliness(Recipe):
         **options: Any,
     ) -> None:
         super().__init__(kl_coef=kl_coef, **options)
+        check_bound("beta", beta, at_least=0, at_most=1)
+        check_choice("form", form, get_args(UnlikelinessForm))
         self.beta = beta
         self.form: UnlikelinessForm = form
+        check_flag("filter_groups", filter_groups)
         self.filter_groups = filter_groups
 
     def shape_rewards(self, rollout: Rollout) -> Tensor:

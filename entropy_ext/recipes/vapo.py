@@ -14,8 +14,9 @@ from entropy_ext.recipes.base import Recipe
 from entropy_ext.recipes.types import Plan, Targets
 from entropy_ext.rl.advantages import batch_whiten, gae, length_adaptive_decay, terminal_rewards
 from entropy_ext.rl.aggregate import Aggregation, count
-from entropy_ext.rl.checks import check_bound
+from entropy_ext.rl.checks import check_bound, check_flag
 from entropy_ext.rl.losses import TokenLoss, positive_nll, value_loss
+from entropy_ext.rl.precision import at_least_float32
 from entropy_ext.rl.rollout import Rollout
 
 __all__ = ["Vapo"]
@@ -73,21 +74,30 @@ class Vapo(Recipe):
     ) -> None:
         self.refuse(options, "eps", "singleton")
         super().__init__(clip_low=clip_low, clip_high=clip_high, **options)
-        check_bound("nll_coef", nll_coef, at_least=0)
+        check_bound("alpha", alpha, above=0)
+        if decay is not None:
+            check_bound("decay", decay, at_least=0, at_most=1)
+        check_bound("critic_decay", critic_decay, at_least=0, at_most=1)
+        check_bound("gamma", gamma, at_least=0, at_most=1)
+        check_bound("nll_coef", nll_coef, at_least=0, finite=True)
+        if value_clip is not None:
+            check_bound("value_clip", value_clip, above=0)
         self.alpha = alpha
         self.decay = decay
         self.critic_decay = critic_decay
         self.gamma = gamma
         self.nll_coef = nll_coef
+        check_flag("whiten", whiten)
         self.whiten = whiten
         self.value_clip = value_clip
-        check_bound("value_pretraining", value_pretraining, at_least=0)
+        check_bound("value_pretraining", value_pretraining, at_least=0, integer=True)
         self.value_pretraining = value_pretraining
 
     def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
         """Advantages with the policy's λ, returns with the critic's."""
         self.check(rollout)
-        values, mask = cast(Tensor, rollout.values).detach(), rollout.mask
+        mask = rollout.mask
+        values = at_least_float32(cast(Tensor, rollout.values).detach())
         rewards = terminal_rewards(rollout.rewards, mask)
         decay: Tensor | float = (
             length_adaptive_decay(rollout.lengths, alpha=self.alpha, dtype=values.dtype)

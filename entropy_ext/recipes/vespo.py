@@ -8,6 +8,7 @@ from entropy_ext import TokenStats
 from entropy_ext.recipes.base import Recipe
 from entropy_ext.recipes.types import Plan, Targets
 from entropy_ext.rl.aggregate import Aggregation
+from entropy_ext.rl.checks import check_bound
 from entropy_ext.rl.losses import TokenLoss, vespo
 from entropy_ext.rl.rollout import Rollout
 
@@ -46,6 +47,14 @@ class Vespo(Recipe):
     ) -> None:
         self.refuse(options, "clip_low", "clip_high", "dual_clip")
         super().__init__(**options)
+        exponents = {
+            "k_positive": k_positive,
+            "lambda_positive": lambda_positive,
+            "k_negative": k_negative,
+            "lambda_negative": lambda_negative,
+        }
+        for name, value in exponents.items():
+            check_bound(name, value, at_least=0)
         self.k_positive = k_positive
         self.lambda_positive = lambda_positive
         self.k_negative = k_negative

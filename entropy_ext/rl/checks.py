@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_bound", "check_choice", "check_tensor"]
+__all__ = ["check_bound", "check_choice", "check_flag", "check_tensor"]
 
 
 def check_tensor(
@@ -45,16 +46,33 @@ def check_bound(
     above: float | None = None,
     at_least: float = -math.inf,
     at_most: float = math.inf,
+    integer: bool = False,
+    finite: bool = False,
 ) -> None:
-    """Raise ValueError unless above < value and at_least ≤ value ≤ at_most (NaN never passes)."""
-    if (above is None or value > above) and at_least <= value <= at_most:
+    """Raise unless value is a number with above < value and at_least ≤ value ≤ at_most.
+
+    NaN never passes; an infinity does unless a bound or `finite` keeps it out.
+
+    Raises:
+        TypeError: not a number (a bool and a tensor are none), or a fraction where `integer`.
+        ValueError: out of bounds.
+    """
+    # The builtin types first: a compiler that traces this knows them, not the abstract ones.
+    known = isinstance(value, int if integer else (int, float))
+    if isinstance(value, bool) or not (known or isinstance(value, Integral if integer else Real)):
+        kind = "an integer" if integer else "a number"
+        raise TypeError(f"{name}: expected {kind}, got {value!r}")
+    inside = (above is None or value > above) and at_least <= value <= at_most
+    if inside and not (finite and math.isinf(value)):
         return
     wanted = [
         *([f"> {above:g}"] if above is not None else []),
         *([f">= {at_least:g}"] if at_least > -math.inf else []),
         *([f"<= {at_most:g}"] if at_most < math.inf else []),
     ]
-    raise ValueError(f"{name}: expected a number {' and '.join(wanted)}, got {value}")
+    bounds = f" {' and '.join(wanted)}" if wanted else ""
+    number = "a finite number" if finite else "a number"
+    raise ValueError(f"{name}: expected {number}{bounds}, got {value}")
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
@@ -62,3 +80,9 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     choices = tuple(choices)
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise TypeError unless value is True or False: the string "false" would count as true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")

@@ -90,7 +90,7 @@ def semantic_stages(semantic_entropy: Tensor, progress: float, *, stages: int = 
     """
     check_tensor("semantic_entropy", semantic_entropy, ndim=1, floating=True)
     check_bound("progress", progress, at_least=0, at_most=1)
-    check_bound("stages", stages, at_least=1)
+    check_bound("stages", stages, at_least=1, integer=True)
     if len(semantic_entropy) == 0:
         return torch.ones_like(semantic_entropy, dtype=torch.float32)
     stage = min(int(progress * stages), stages - 1)

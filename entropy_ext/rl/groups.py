@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from entropy_ext.rl.checks import check_tensor
+from entropy_ext.rl.precision import at_least_float32
 
 __all__ = ["Groups"]
 
@@ -16,7 +17,8 @@ class Groups:
     """The responses of a batch, gathered by prompt id.
 
     Members need not be adjacent and groups need not be of one size. The sums run over segments of
-    a stable sort, so they are the same bits from run to run on any device.
+    a stable sort, so they are the same bits from run to run on any device. Sums, means and standard
+    deviations of half-precision values are float32.
 
     Args:
         prompt: [B] int64, the same number for responses to the same prompt.
@@ -52,7 +54,7 @@ class Groups:
 
     def sum(self, values: Tensor) -> Tensor:
         """[B]: the sum over the group, at every member. `values` is [B], floating."""
-        return self._reduce(values, "sum", 0.0)
+        return self._reduce(at_least_float32(values), "sum", 0.0)
 
     def max(self, values: Tensor) -> Tensor:
         """[B]: the largest value of the group, at every member. `values` is [B], floating."""
@@ -60,6 +62,7 @@ class Groups:
 
     def logsumexp(self, values: Tensor) -> Tensor:
         """[B]: ln Σ exp over the group, at every member; −inf where every member's value is."""
+        values = at_least_float32(values)
         top = self.max(values)
         # A group of −inf alone would be −inf − (−inf).
         top = torch.where(torch.isfinite(top), top, 0.0)
@@ -81,6 +84,7 @@ class Groups:
         """[B]: values minus their group's mean; exactly 0 where the whole group is equal."""
         # Measured from a member of the group rather than from 0: the mean of equal numbers need
         # not round back to that number, and the difference would then be divided by a std of 0.
+        values = at_least_float32(values)
         offset = values - self.first(values)
         return offset - self.sum(offset) / self.size
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from entropy_ext.rl.checks import check_bound, check_tensor
+from entropy_ext.rl.precision import at_least_float32
 
 __all__ = ["cosine_length", "soft_overlong", "truncated_reward"]
 
@@ -84,7 +85,7 @@ def truncated_reward(rewards: Tensor, truncated: Tensor, *, coef: float = 0.0) -
         coef: factor, 0 to 1.
 
     Returns:
-        [B] of the rewards' dtype.
+        [B] of the rewards' dtype, at least float32.
 
     Raises:
         ValueError, TypeError: a wrong shape, dtype or bound.
@@ -92,4 +93,5 @@ def truncated_reward(rewards: Tensor, truncated: Tensor, *, coef: float = 0.0) -
     check_tensor("rewards", rewards, ndim=1, floating=True)
     check_tensor("truncated", truncated, shape=rewards.shape, dtype=torch.bool)
     check_bound("coef", coef, at_least=0, at_most=1)
+    rewards = at_least_float32(rewards)
     return torch.where(truncated, coef * rewards, rewards)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from entropy_ext.rl.checks import check_bound, check_tensor
+from entropy_ext.support import Support
 
 __all__ = ["Rollout", "TokenRows"]
 
@@ -88,15 +89,17 @@ class Rollout:
         check_tensor("old_logp", self.old_logp, shape=both, floating=True)
         check_tensor("rewards", self.rewards, shape=rows, floating=True)
         check_tensor("prompt", self.prompt, shape=rows, dtype=torch.int64)
-        check_bound("max_length", self.max_length, at_least=1)
-        check_bound("step", self.step, at_least=0)
+        check_bound("max_length", self.max_length, at_least=1, integer=True)
+        check_bound("step", self.step, at_least=0, integer=True)
         check_bound("progress", self.progress, at_least=0, at_most=1)
         for names, shape in ((_PER_TOKEN, both), (_PER_SEQUENCE, rows)):
             for name, dtype in names.items():
                 if (value := getattr(self, name)) is not None:
                     check_tensor(name, value, shape=shape, dtype=dtype, floating=dtype is None)
-        if self.answers is not None and len(self.answers) != len(self.mask):
-            raise ValueError(f"answers: expected {len(self.mask)}, got {len(self.answers)}")
+        if self.answers is not None:
+            _check_answers(self.answers, len(self.mask))
+        if self.support is not None:
+            _check_support(self.support, self.mask)
 
     @property
     def lengths(self) -> Tensor:
@@ -122,3 +125,24 @@ class Rollout:
             columns = torch.arange(width, device=positions.device)
             changes["support"] = self.support.rows((positions[:, None] * width + columns).flatten())
         return replace(self, **changes)
+
+
+def _check_answers(answers: Sequence[Hashable | None], count: int) -> None:
+    if len(answers) != count:
+        raise ValueError(f"answers: expected {count}, got {len(answers)}")
+    for i, answer in enumerate(answers):
+        try:
+            hash(answer)
+        except TypeError:
+            kind = type(answer).__name__
+            raise TypeError(f"answers[{i}]: expected a hashable answer, got {kind}") from None
+
+
+def _check_support(support: TokenRows, mask: Tensor) -> None:
+    if not callable(getattr(support, "rows", None)):
+        raise TypeError(f"support: expected a Support, got {type(support).__name__}")
+    if isinstance(support, Support) and (found := len(support.offsets) - 1) != mask.numel():
+        batch, width = mask.shape
+        raise ValueError(
+            f"support: expected {mask.numel()} rows for [B, T] = [{batch}, {width}], got {found}"
+        )

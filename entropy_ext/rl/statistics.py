@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from entropy_ext.rl.checks import check_tensor
+from entropy_ext.rl.precision import at_least_float32
 from entropy_ext.token_selection import CovarianceMoments, covariance
 
 __all__ = ["masked_mean", "token_covariance", "token_ids"]
@@ -22,13 +23,14 @@ def masked_mean(values: Tensor, mask: Tensor, *, group: dist.ProcessGroup | None
         group: ranks that hold the other tokens; each gets the mean over all of them.
 
     Returns:
-        0-d tensor of values' dtype, NaN if there is no token.
+        0-d tensor of values' dtype, at least float32; NaN if there is no token.
 
     Raises:
         ValueError, TypeError: a wrong shape or dtype.
     """
     check_tensor("values", values, floating=True)
     check_tensor("mask", mask, shape=values.shape, dtype=torch.bool)
+    values = at_least_float32(values)
     sums = torch.stack([torch.where(mask, values, 0.0).sum(), mask.sum().to(values.dtype)])
     if group is not None:
         dist.all_reduce(sums, group=group)

@@ -197,7 +197,7 @@ def test_get_names_what_is_wrong():
         recipes.get("dapo", clip_hihg=0.3)
     with pytest.raises(ValueError, match="minibatches: expected a number >= 1, got 0"):
         recipes.get("grpo", minibatches=0)
-    with pytest.raises(ValueError, match="mode: expected one of token-mean"):
+    with pytest.raises(ValueError, match="aggregation: expected one of token-mean"):
         recipes.get("grpo", aggregation="mean")
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 
 import pytest
 import torch
@@ -178,3 +180,32 @@ def test_shared_hooks_start_from_super(name, hook):
         if recipe not in (Recipe, object) and hook in vars(recipe):
             method = inspect.unwrap(vars(recipe)[hook])
             assert f"super().{hook}(" in inspect.getsource(method), recipe
+
+
+@pytest.mark.parametrize("again", [lambda x: pickle.loads(pickle.dumps(x)), copy.deepcopy])
+@pytest.mark.parametrize(
+    ("parts", "options"),
+    [
+        (("dapo", "steer", "positive_reweight"), {"clip_high": 0.3}),
+        (("clip_cov", "entropic", "semantic_curriculum"), {"target": 2.0, "fraction": 0.2}),
+        (("minirl", "steer"), {"aggregation": "seq-mean-token-mean"}),
+    ],
+)
+def test_a_composition_survives_pickling(parts, options, again):
+    """Catches a class that no module holds, and a controller or an option lost with it.
+
+    What sends recipes to worker processes, or copies a trainer, pickles them.
+    """
+    recipe, logits, rollout = recipes.compose(*parts, **options), make_logits(), make_rollout()
+    prepare(recipe, logits, rollout)
+    restored = again(recipe)
+    assert restored.name == recipe.name
+    assert restored.needs == recipe.needs
+    assert restored.aggregation == recipe.aggregation
+    assert restored.state_dict() == recipe.state_dict()
+    for _ in range(2):
+        expected, got = (prepare(x, logits, rollout).plan for x in (recipe, restored))
+        torch.testing.assert_close(got.weights, expected.weights)
+        torch.testing.assert_close(got.tokens, expected.tokens)
+        torch.testing.assert_close(got.coefficients, expected.coefficients)
+    assert restored.state_dict() == recipe.state_dict()

@@ -77,5 +77,5 @@ def test_wrong_arguments_are_named():
         group_zscore(torch.zeros(2), prompt, mask.long())
     with pytest.raises(ValueError, match="eps: expected a number > 0, got 0"):
         group_zscore(torch.zeros(2), prompt, mask, eps=0)
-    with pytest.raises(ValueError, match='singleton: expected "zero" or "reward"'):
+    with pytest.raises(ValueError, match="singleton: expected one of zero, reward"):
         group_mean(torch.zeros(2), prompt, mask, singleton="drop")

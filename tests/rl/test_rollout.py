@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from entropy_ext import Support
 from entropy_ext.rl import Rollout
 
 
@@ -75,8 +76,21 @@ def test_replace_leaves_the_original():
         ({"answers": ["a"]}, ValueError, "answers: expected 4, got 1"),
         ({"progress": 1.5}, ValueError, "progress: expected a number >= 0 and <= 1, got 1.5"),
         ({"old_logp": None}, TypeError, "old_logp: expected a tensor, got NoneType"),
+        ({"max_length": 1.5}, TypeError, "max_length: expected an integer, got 1.5"),
+        ({"step": 0.5}, TypeError, "step: expected an integer, got 0.5"),
+        ({"answers": ["a", [1], "c", None]}, TypeError, r"answers\[1\]: .* hashable .*, got list"),
+        ({"support": 3}, TypeError, "support: expected a Support, got int"),
     ],
 )
 def test_wrong_fields_are_named(changes, error, message):
     with pytest.raises(error, match=message):
         _rollout(**changes)
+
+
+@pytest.mark.parametrize("rows", [4, 11, 99])
+def test_support_of_another_layout_is_refused(rows):
+    """Catches rows that `Rollout.rows` would then take from other tokens without a word."""
+    with pytest.raises(ValueError, match=rf"support: expected 12 rows for .*\[4, 3\], got {rows}"):
+        _rollout(support=Support.from_lists([[0, 1]] * rows))
+    whole = _rollout(support=Support.from_lists([[i] for i in range(12)]))
+    assert whole.rows(slice(2, 3)).support.ids.tolist() == [6, 7, 8]

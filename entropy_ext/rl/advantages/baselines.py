@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from entropy_ext.rl.advantages.group import Singleton, check_groups, spread_scores
+from entropy_ext.rl.precision import at_least_float32
 
 __all__ = ["opo"]
 
@@ -31,12 +32,13 @@ def opo(rewards: Tensor, prompt: Tensor, mask: Tensor, *, singleton: Singleton =
         singleton: the advantage of a response alone in its group: "zero", or its "reward".
 
     Returns:
-        [B, T] of the rewards' dtype, 0 where mask is False.
+        [B, T] of the rewards' dtype, at least float32; 0 where mask is False.
 
     Raises:
         ValueError, TypeError: a wrong shape, dtype or option.
     """
     groups = check_groups(rewards, prompt, mask, singleton)
+    rewards = at_least_float32(rewards)
     lengths = mask.sum(-1).to(rewards.dtype)
     # Measured from a member, so that equal rewards give exactly 0.
     offset = rewards - groups.first(rewards)

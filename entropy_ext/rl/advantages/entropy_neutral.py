@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from entropy_ext.rl.checks import check_bound, check_tensor
+from entropy_ext.rl.precision import at_least_float32
 
 __all__ = ["entropy_neutral", "step_size_squared"]
 
@@ -66,7 +67,8 @@ def entropy_neutral(
         group: ranks that hold the other tokens of the same update.
 
     Returns:
-        [B, T], 0 off the mask. Where no token changes the entropy, the advantages as they were.
+        [B, T] of advantages' dtype, at least float32; 0 off the mask. Where no token changes the
+        entropy, the advantages as they were.
 
     Raises:
         ValueError, TypeError: a wrong shape, dtype or hyper-parameter.
@@ -76,6 +78,7 @@ def entropy_neutral(
     check_tensor("size", size, shape=advantages.shape, floating=True)
     check_tensor("mask", mask, shape=advantages.shape, dtype=torch.bool)
     check_bound("strength", strength, at_least=0, at_most=1)
+    check_bound("target", target, finite=True)
     check_bound("damping", damping, above=0)
     # Summed in float64: κ is a quotient of sums over the whole batch.
     a, c, s = (torch.where(mask, x, 0.0).double() for x in (advantages, change, size))
@@ -86,4 +89,4 @@ def entropy_neutral(
     total, curvature, tokens = sums.unbind()
     kappa = strength * (total - tokens * target) / curvature
     kappa = torch.where(curvature > 0, kappa, 0.0)
-    return (a - kappa * per_size).to(advantages.dtype)
+    return (a - kappa * per_size).to(at_least_float32(advantages).dtype)

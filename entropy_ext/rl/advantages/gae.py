@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from entropy_ext.rl.checks import check_bound, check_tensor
+from entropy_ext.rl.precision import at_least_float32
 
 __all__ = ["gae", "length_adaptive_decay", "terminal_rewards"]
 
@@ -39,7 +40,7 @@ def gae(
         decay: λ, 0 to 1: a number, or [B], one for each response.
 
     Returns:
-        [B, T] of the values' dtype, 0 where mask is False.
+        [B, T] of the values' dtype, at least float32; 0 where mask is False.
 
     Raises:
         ValueError, TypeError: a wrong shape, dtype or bound.
@@ -48,6 +49,7 @@ def gae(
     check_tensor("rewards", rewards, shape=mask.shape, floating=True)
     check_tensor("values", values, shape=mask.shape, floating=True)
     check_bound("gamma", gamma, at_least=0, at_most=1)
+    values = at_least_float32(values)
     if isinstance(decay, Tensor):
         check_tensor("decay", decay, shape=mask.shape[:1], floating=True)
         decay = decay.to(values.dtype).unsqueeze(-1)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from entropy_ext.rl.advantages.group import Singleton, check_groups, spread_scores
 from entropy_ext.rl.checks import check_bound
+from entropy_ext.rl.precision import at_least_float32
 
 __all__ = ["gpg"]
 
@@ -38,13 +39,14 @@ def gpg(
         group: ranks that hold the other responses.
 
     Returns:
-        [B, T] of the rewards' dtype, 0 where mask is False.
+        [B, T] of the rewards' dtype, at least float32; 0 where mask is False.
 
     Raises:
         ValueError, TypeError: a wrong shape, dtype, bound or option.
     """
     check_bound("scale", scale, above=0)
     groups = check_groups(rewards, prompt, mask, singleton)
+    rewards = at_least_float32(rewards)
     size = torch.full((), len(rewards), dtype=torch.int64, device=rewards.device)
     counts = torch.stack([size, (rewards != 0).sum()]).to(rewards.dtype)
     if group is not None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from entropy_ext.rl.checks import check_bound, check_tensor
+from entropy_ext.rl.checks import check_bound, check_choice, check_tensor
 from entropy_ext.rl.groups import Groups
 
 __all__ = ["Singleton", "check_groups", "group_mean", "group_zscore", "spread_scores"]
@@ -32,7 +32,7 @@ def group_mean(
         singleton: the advantage of a response alone in its group: "zero", or its "reward".
 
     Returns:
-        [B, T] of the rewards' dtype, 0 where mask is False.
+        [B, T] of the rewards' dtype, at least float32; 0 where mask is False.
 
     Raises:
         ValueError, TypeError: a wrong shape, dtype or option.
@@ -67,7 +67,7 @@ def group_zscore(
         singleton: the advantage of a response alone in its group: "zero", or its "reward".
 
     Returns:
-        [B, T] of the rewards' dtype, 0 where mask is False.
+        [B, T] of the rewards' dtype, at least float32; 0 where mask is False.
 
     Raises:
         ValueError, TypeError: a wrong shape, dtype or option.
@@ -86,8 +86,7 @@ def check_groups(
     check_tensor("mask", mask, ndim=2, dtype=torch.bool)
     check_tensor("rewards", rewards, shape=mask.shape[:1], floating=True)
     check_tensor("prompt", prompt, shape=mask.shape[:1], dtype=torch.int64)
-    if singleton not in ("zero", "reward"):
-        raise ValueError(f'singleton: expected "zero" or "reward", got {singleton!r}')
+    check_choice("singleton", singleton, get_args(Singleton))
     return Groups(prompt)
 
 
@@ -96,5 +95,5 @@ def spread_scores(
 ) -> Tensor:
     """[B, T]: each response's score [B] at its tokens, 0 elsewhere."""
     if singleton == "reward":
-        scores = torch.where(groups.size == 1, rewards, scores)
+        scores = torch.where(groups.size == 1, rewards.to(scores.dtype), scores)
     return torch.where(mask, scores.unsqueeze(-1), 0.0)

@@ -29,7 +29,7 @@ def leave_one_out(
         singleton: the advantage of a response alone in its group: "zero", or its "reward".
 
     Returns:
-        [B, T] of the rewards' dtype, 0 where mask is False.
+        [B, T] of the rewards' dtype, at least float32; 0 where mask is False.
 
     Raises:
         ValueError, TypeError: a wrong shape, dtype or option.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from entropy_ext.rl.advantages.group import Singleton, check_groups, group_zscore
 from entropy_ext.rl.checks import check_bound, check_choice, check_tensor
+from entropy_ext.rl.precision import at_least_float32
 
 __all__ = ["UnlikelinessForm", "unlikeliness", "unlikeliness_reward"]
 
@@ -47,7 +48,7 @@ def unlikeliness_reward(
         form: one of the two above.
 
     Returns:
-        [B] of the rewards' dtype.
+        [B] of the rewards' dtype, at least float32.
 
     Raises:
         ValueError, TypeError: a wrong shape, dtype, bound or option.
@@ -56,6 +57,7 @@ def unlikeliness_reward(
     check_tensor("old_logp", old_logp, shape=mask.shape, floating=True)
     check_bound("beta", beta, at_least=0, at_most=1)
     check_choice("form", form, get_args(UnlikelinessForm))
+    rewards, old_logp = at_least_float32(rewards), at_least_float32(old_logp)
     known = mask & torch.isfinite(old_logp)
     likelihood = torch.where(known, old_logp, 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
     rank = groups.rank(likelihood).to(rewards.dtype) + int(form == "paper")
@@ -85,7 +87,7 @@ def unlikeliness(
         singleton: the advantage of a response alone in its group: "zero", or its "reward" s.
 
     Returns:
-        [B, T] of the rewards' dtype, 0 where mask is False.
+        [B, T] of the rewards' dtype, at least float32; 0 where mask is False.
 
     Raises:
         ValueError, TypeError: a wrong shape, dtype, bound or option.

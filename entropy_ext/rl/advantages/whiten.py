@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from entropy_ext.rl.checks import check_bound, check_tensor
+from entropy_ext.rl.precision import at_least_float32
 from entropy_ext.rl.statistics import masked_mean
 
 __all__ = ["batch_whiten"]
@@ -39,7 +40,8 @@ def batch_whiten(
         group: ranks that hold the other tokens of the batch.
 
     Returns:
-        [B, T] of advantages' dtype, 0 where mask is False and where all advantages are equal.
+        [B, T] of advantages' dtype, at least float32; 0 where mask is False and where all
+        advantages are equal.
 
     Raises:
         ValueError, TypeError: a wrong shape, dtype or bound.
@@ -47,6 +49,7 @@ def batch_whiten(
     check_bound("eps", eps, above=0)
     check_tensor("mask", mask, ndim=2, dtype=torch.bool)
     check_tensor("advantages", advantages, shape=mask.shape, floating=True)
+    advantages = at_least_float32(advantages)
     # Measured from one of the advantages rather than from 0: the mean of equal numbers need not
     # round back to that number, and the residue would be divided by √eps.
     anchor = torch.where(mask, advantages, -torch.inf).flatten()

@@ -52,6 +52,7 @@ class AdaptiveEntropy(Controller):
         maximum: float = 0.005,
         gate: EntropyGate = "lagged_strict",
     ) -> None:
+        check_bound("target", target, finite=True)
         check_bound("delta", delta, at_least=0)
         check_bound("minimum", minimum, at_least=0)
         check_bound("maximum", maximum, at_least=minimum)

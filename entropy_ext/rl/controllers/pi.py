@@ -49,6 +49,7 @@ class EntropyPI(Controller):
         scale: float = 1.0,
         anti_windup: bool = False,
     ) -> None:
+        check_bound("target", target, finite=True)
         check_bound("kp", kp, at_least=0)
         check_bound("ki", ki, at_least=0)
         check_bound("limit", limit, above=0)

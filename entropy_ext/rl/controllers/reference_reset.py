@@ -39,11 +39,11 @@ class ReferenceReset:
         patience: int | None = None,
     ) -> None:
         if every is not None:
-            check_bound("every", every, at_least=1)
+            check_bound("every", every, at_least=1, integer=True)
         if kl_limit is not None:
             check_bound("kl_limit", kl_limit, above=0)
         if patience is not None:
-            check_bound("patience", patience, at_least=1)
+            check_bound("patience", patience, at_least=1, integer=True)
         self.every = every
         self.kl_limit = kl_limit
         self.patience = patience

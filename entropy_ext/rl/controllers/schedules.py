@@ -33,6 +33,7 @@ class EntropyGuided(Controller):
     def __init__(
         self, threshold: float = 0.2, *, delta: float = 0.05, initial: float = 0.0
     ) -> None:
+        check_bound("threshold", threshold, finite=True)
         check_bound("delta", delta, at_least=0)
         check_bound("initial", initial, at_least=0, at_most=1)
         super().__init__(weight=initial)
@@ -79,6 +80,6 @@ def epoch_weight(progress: float, *, epochs: int) -> float:
         ValueError: a bound out of range.
     """
     check_bound("progress", progress, at_least=0, at_most=1)
-    check_bound("epochs", epochs, at_least=1)
+    check_bound("epochs", epochs, at_least=1, integer=True)
     finished = min(int(progress * epochs), epochs - 1)
     return finished / (epochs - 1) if epochs > 1 else 1.0
