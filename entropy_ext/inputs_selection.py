@@ -1,9 +1,10 @@
-"""Argument checks of the token functions. They look at no tensor's values."""
+"""Argument checks of the token functions. Only check_range looks at a tensor's values."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from numbers import Real
 from typing import NoReturn
 
 import torch
@@ -12,10 +13,13 @@ from torch import Tensor
 from entropy_ext.inputs import dtype_name
 
 __all__ = [
+    "check_bounds",
     "check_choice",
     "check_fraction",
     "check_number",
+    "check_range",
     "check_seed",
+    "check_stored",
     "check_tensors",
     "check_tokens",
     "raise_bad_token",
@@ -74,18 +78,70 @@ def check_tokens(
 
 
 def check_fraction(fraction: float) -> None:
-    """Raise ValueError unless 0 ≤ fraction ≤ 1."""
+    """Raise TypeError or ValueError unless it is a number and 0 ≤ fraction ≤ 1."""
+    _check_real("fraction", fraction)
     if not 0.0 <= fraction <= 1.0:
         raise ValueError(f"fraction: expected a number in [0, 1], got {fraction}")
 
 
 def check_number(
-    name: str, value: float, *, at_least: float = -math.inf, at_most: float = math.inf
+    name: str,
+    value: float,
+    *,
+    at_least: float = -math.inf,
+    at_most: float = math.inf,
+    finite: bool = True,
 ) -> None:
-    """Raise ValueError unless at_least ≤ value ≤ at_most and value is finite."""
-    if not (at_least <= value <= at_most and math.isfinite(value)):
+    """Raise TypeError or ValueError unless it is a number, at_least ≤ value ≤ at_most, and finite.
+
+    With finite=False infinity is one, too.
+    """
+    _check_real(name, value)
+    if not (at_least <= value <= at_most and (math.isfinite(value) or not finite)):
         raise ValueError(
-            f"{name}: expected a finite number in [{at_least:g}, {at_most:g}], got {value}"
+            f"{name}: expected a {'finite ' if finite else ''}number in "
+            f"[{at_least:g}, {at_most:g}], got {value}"
+        )
+
+
+def check_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
+    """(low, high); raise TypeError or ValueError unless they are two numbers, low < high."""
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        raise TypeError(f"bounds: expected two numbers (low, high), got {bounds!r}")
+    low, high = bounds
+    if not (isinstance(low, Real) and isinstance(high, Real)):
+        raise TypeError(f"bounds: expected two numbers (low, high), got {bounds!r}")
+    if not low < high:
+        raise ValueError(f"bounds: expected low < high, got {bounds}")
+    return low, high
+
+
+def _check_real(name: str, value: object) -> None:
+    if not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number, got {value!r} ({type(value).__name__})")
+
+
+def check_stored(tensors: dict[str, Tensor | None]) -> None:
+    """Raise ValueError for a tensor that stands for values without having any.
+
+    With a group no operator stands between such a tensor and the kernels.
+    """
+    for name, value in tensors.items():
+        if value is None:
+            continue
+        if value.untyped_storage().device.type == "meta":
+            raise ValueError(
+                f"{name}: expected a real tensor, for group= exchanges values, got a fake or meta "
+                "tensor"
+            )
+
+
+def check_range(scale: Tensor) -> None:
+    """Raise ValueError unless scale, (M_min, M_max) on the CPU, has 0 ≤ M_min ≤ M_max < ∞."""
+    least, greatest = scale.tolist()
+    if not 0.0 <= least <= greatest < math.inf:
+        raise ValueError(
+            f"weight_scale: expected 0 ≤ M_min ≤ M_max, finite, got ({least}, {greatest})"
         )
 
 
@@ -136,7 +192,7 @@ def raise_bad_token(
             continue
         number = float(value.flatten()[position])
         if math.isnan(number) if nan else not math.isfinite(number):
-            index = torch.unravel_index(torch.tensor(position), value.shape)
+            index = torch.unravel_index(torch.tensor(position, device="cpu"), value.shape)
             where = f"[{', '.join(str(int(i)) for i in index)}]"
             wanted = "a number" if nan else "a finite number"
             raise ValueError(f"{name}{where}: expected {wanted} in a valid token, got {number}")

@@ -15,7 +15,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from entropy_ext import _core
-from entropy_ext.inputs_selection import check_seed, check_tokens, raise_bad_token
+from entropy_ext.inputs_selection import (
+    check_range,
+    check_seed,
+    check_stored,
+    check_tokens,
+    raise_bad_token,
+)
 from entropy_ext.native import device_guard
 
 __all__ = [
@@ -181,9 +187,11 @@ def select(
         seed: 0-d int64; for Order.RANDOM.
 
     Raises:
-        TypeError, ValueError: see check_tokens; on the CPU also NaN in a valid token. With a group
-            that is raised once this rank has taken part in the whole selection.
+        TypeError, ValueError: see check_tokens; on the CPU also NaN in a valid token, and token_ids
+            that repeat where the last chosen one is among them. With a group these are raised once
+            this rank has taken part in the whole selection.
     """
+    check_stored({name: values, "mask": mask, "clipped": excluded, "token_ids": token_ids})
     check_tokens({name: values}, mask=mask, flags={"clipped": excluded}, token_ids=token_ids)
     if seed is not None:
         check_seed(seed, values.device)
@@ -202,7 +210,7 @@ def select(
     counters, states = zeros.split(sizes)
     counters = counters.view(passes, _core.select_counters)
     selected = torch.empty_like(values, dtype=torch.bool)
-    scratch = [None, None, None] if values.is_cuda else _select_scratch(tokens)
+    scratch = [None, None, None] if values.is_cuda else _select_scratch(values)
     low, high = bounds
     arguments |= {
         **_addresses(
@@ -236,15 +244,35 @@ def select(
                     dist.all_reduce(counters[step], group=group)
     if bad >= 0:
         raise_bad_token(bad, {name: values}, nan=True)
+    if values.device.type == "cpu" and tokens > 0 and count != Count.QUANTILE:
+        _check_unique(counters, states.view(passes + 1, -1))
     return selected
 
 
-def _select_scratch(tokens: int) -> list[Tensor | None]:
+def _check_unique(counters: Tensor, states: Tensor) -> None:
+    """Raise ValueError where all digits of the threshold left more tokens than were to be chosen.
+
+    Such tokens have one value and one id. The counts are those of the whole group.
+    """
+    need, _, resolved, *_ = states[-2].tolist()
+    if resolved:
+        return  # by fewer digits, which left as many as were needed
+    reached = counters[-1, :-1].cumsum(0)
+    chosen = int(reached[reached >= need][0])
+    if chosen > need:
+        raise ValueError(
+            "token_ids: expected unique ids, got one that several candidates share: "
+            f"{chosen - need} too many would be chosen"
+        )
+
+
+def _select_scratch(values: Tensor) -> list[Tensor | None]:
+    tokens = values.numel()
     ranges = -(-tokens // _core.select_range)
     return [
-        torch.empty(tokens, dtype=torch.int16),
-        torch.empty(tokens, dtype=torch.int16),
-        torch.empty(ranges, dtype=torch.int64),
+        values.new_empty(tokens, dtype=torch.int16),
+        values.new_empty(tokens, dtype=torch.int16),
+        values.new_empty(ranges, dtype=torch.int64),
     ]
 
 
@@ -314,7 +342,8 @@ def steer_weights(
 
     Raises:
         TypeError, ValueError: see check_tokens; on the CPU also an input of a valid token that is
-            not finite (with a group, once this rank has taken part in finding the range).
+            not finite (with a group, once this rank has taken part in finding the range), or a
+            scale that is no range.
     """
     values = {
         "logp": logp,
@@ -324,7 +353,10 @@ def steer_weights(
         "collision": collision if form == "exact" else None,
         "collision_logp": collision_logp if form == "exact" else None,
     }
+    check_stored(values | {"mask": mask, "weight_scale": scale})
     check_tokens(values, mask=mask)
+    if scale is not None and not scale.is_cuda:
+        check_range(scale)
     flat = dict(zip(values, _contiguous(*values.values()), strict=True))
     mask = None if mask is None else mask.contiguous()
     extremes = logp.new_zeros(2, dtype=torch.int64)
@@ -347,6 +379,10 @@ def steer_weights(
             # Numbers that are not negative have the order of their bits; + 0 turns −0 into 0.
             least, greatest = (scale + 0.0).view(torch.int64).unbind()
             extremes = torch.stack([greatest, _INT64_MAX - least])
+            if scale.is_cuda:
+                # Where the CPU has raised: M, which stands in the weights so far, becomes NaN.
+                ordered = (scale[0] >= 0) & (scale[0] <= scale[1]) & (scale[1] < math.inf)
+                weights.masked_fill_(~ordered, math.nan)
         elif group is not None:
             dist.all_reduce(extremes, op=dist.ReduceOp.MAX, group=group)
         if bad >= 0:

@@ -8,13 +8,14 @@ from torch import Tensor
 
 from entropy_ext import ops_selection
 from entropy_ext.inputs_selection import (
+    check_bounds,
     check_choice,
     check_fraction,
     check_number,
     check_tensors,
     seed_tensor,
 )
-from entropy_ext.token_selection.moments import CovarianceMoments
+from entropy_ext.token_selection.moments import CovarianceMoments, sums_of
 from entropy_ext.token_stats import token_stats
 
 __all__ = ["PolicyStats", "policy_stats"]
@@ -87,7 +88,8 @@ def policy_stats(
         old_logp: [...], nats, dtype of advantages; None: ρ = 1 and nothing is clipped.
         temperature: τ > 0, a number or [...].
         moments: means for the covariance, see covariance().
-        clip_low, clip_high: bounds of the PPO clip, 1 − clip_low and 1 + clip_high.
+        clip_low, clip_high: bounds of the PPO clip, 1 − clip_low and 1 + clip_high; an infinite
+            clip_high binds nothing.
         fraction, bounds, seed, token_ids: see clip_cov().
         steer_form, lambda_min, floor: see steer_weights().
 
@@ -100,14 +102,12 @@ def policy_stats(
     check_tensors({"advantages": advantages}, old_logp=old_logp, token_ids=token_ids)
     check_fraction(fraction)
     check_number("clip_low", clip_low, at_least=0.0)
-    check_number("clip_high", clip_high, at_least=0.0)
+    check_number("clip_high", clip_high, at_least=0.0, finite=False)
     check_number("floor", floor, at_least=0.0)
     check_number("lambda_min", lambda_min, at_most=1.0)
     if not lambda_min > 0.0:
         raise ValueError(f"lambda_min: expected a number above 0, got {lambda_min}")
-    low, high = bounds
-    if not low < high:
-        raise ValueError(f"bounds: expected low < high, got {bounds}")
+    low, high = check_bounds(bounds)
     check_choice("steer_form", steer_form, ("code", "own_logit", "exact"))
     extras = steer_form == "exact"
     stats = token_stats(logits, tokens, temperature=temperature, mask=mask, extras=extras)
@@ -119,7 +119,7 @@ def policy_stats(
         None if old_logp is None else old_logp.detach(),
         stats.collision,
         stats.collision_logp,
-        None if moments is None else moments.sums,
+        sums_of(moments),
         seed_tensor(seed, logits.device),
         token_ids,
         clip_low,

@@ -5,9 +5,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
+
+from entropy_ext.inputs_selection import check_tensors
+from entropy_ext.top_k_top_p import kept_by, row_temperature
 
 __all__ = ["Support", "check_support", "row_fault"]
 
@@ -68,14 +72,15 @@ class Support:
         with it. top-p, on what top-k left and renormalised, keeps the fewest tokens, likeliest
         first, whose mass reaches top_p, at least one. Where equal logits straddle that boundary
         the frameworks leave the choice to their sort; here lower ids come first. Logits of −inf
-        (and NaN) are never kept.
+        are never kept, nor is NaN, which takes no place among the k and has no mass. In a row with
+        logits of +inf these are equally likely and nothing else is, as at a large finite number.
 
         Rows are taken some at a time: beside the result, extra memory does not grow with N. Waits
         for the device, as the size of the result depends on values. No gradient.
 
         Args:
-            logits: [..., V] floating point; computed in float32 (float64 for float64), the masses
-                summed in float64.
+            logits: [..., V] floating point, V ≥ 1; computed in float32 (float64 for float64), the
+                masses summed in float64.
             top_k: at least 1, or None for no limit.
             top_p: in (0, 1]; 1 keeps all that top-k left.
             temperature: τ > 0, a number or [...], divides the logits before either.
@@ -83,14 +88,23 @@ class Support:
 
         Returns:
             Support of one row per token of the leading dimensions.
+
+        Raises:
+            TypeError, ValueError: an argument of the wrong type, dtype, shape or range; on every
+                device also a temperature of an unmasked row that is not positive and finite.
         """
+        check_tensors({"logits": logits}, mask=mask)
         if logits.ndim == 0 or not logits.is_floating_point():
             raise ValueError(
                 "logits: expected floating-point logits [..., V], got "
                 f"{list(logits.shape)} of {logits.dtype}"
             )
-        if top_k is not None and top_k < 1:
+        if logits.shape[-1] == 0:
+            raise ValueError("logits: expected at least one vocabulary column, got V = 0")
+        if top_k is not None and _integer("top_k", top_k) < 1:
             raise ValueError(f"top_k: expected at least 1, or None, got {top_k}")
+        if not isinstance(top_p, Real):
+            raise TypeError(f"top_p: expected a number, got {top_p!r}")
         if not 0 < top_p <= 1:
             raise ValueError(f"top_p: expected a number in (0, 1], got {top_p}")
         if mask is not None and (mask.shape, mask.dtype) != (logits.shape[:-1], torch.bool):
@@ -101,15 +115,16 @@ class Support:
         z = logits.detach() if logits.ndim > 1 else logits.detach()[None]
         lead, device = z.shape[:-1], z.device
         compute = torch.float64 if z.dtype == torch.float64 else torch.float32
-        tau = torch.as_tensor(temperature, dtype=compute, device=device).expand(lead)
         wanted = torch.ones((), dtype=torch.bool, device=device) if mask is None else mask
         wanted = wanted.expand(lead)
+        tau = row_temperature(temperature, wanted, compute)
         lengths = [torch.zeros(1, dtype=torch.int64, device=device)]
         ids = [torch.zeros(0, dtype=torch.int32, device=device)]
-        step = max(1, _CHUNK // max(1, z.shape[-1]))
-        for rows in torch.arange(lead.numel(), device=device).split(step):
+        step = max(1, _CHUNK // z.shape[-1])
+        for first in range(0, lead.numel(), step):
+            rows = torch.arange(first, min(first + step, lead.numel()), device=device)
             at = torch.unravel_index(rows, lead)
-            kept = _kept(z[at].to(compute) / tau[at][:, None], top_k, top_p) & wanted[at][:, None]
+            kept = kept_by(z[at].to(compute) / tau[at][:, None], top_k, top_p) & wanted[at][:, None]
             lengths.append(kept.sum(-1))
             ids.append(kept.nonzero()[:, 1].int())
         return cls(torch.cat(lengths).cumsum(0), torch.cat(ids))
@@ -118,6 +133,10 @@ class Support:
         """The rows at `index`: int64 positions, an [N] bool mask, or a slice.
 
         Waits for the device, as the size of the result depends on values.
+
+        Raises:
+            TypeError: another kind of index.
+            ValueError: offsets that do not rise from 0 to len(ids), by position and value.
         """
         if isinstance(index, Tensor):
             if index.dtype not in (torch.int64, torch.bool) or index.ndim != 1:
@@ -127,6 +146,7 @@ class Support:
                 )
         elif not isinstance(index, slice):
             raise TypeError(f"index: expected a tensor or a slice, got {type(index).__name__}")
+        self._check_offsets()
         picked = torch.arange(len(self.offsets) - 1, device=self.offsets.device)[index]
         lengths = self.offsets.diff()[picked]
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
@@ -142,7 +162,25 @@ class Support:
 
         token_stats checks this itself on the CPU. On CUDA it cannot without waiting for the device,
         which this does.
+
+        Raises:
+            TypeError: vocab is not an int.
         """
+        _integer("vocab", vocab)
+        self._check_offsets()
+        offsets = self.offsets
+        begin, end = offsets[:-1], offsets[1:]
+        wrong = (self.ids < 0) | (self.ids >= vocab)
+        rises = torch.ones_like(wrong)
+        rises[1:] = self.ids[1:] > self.ids[:-1]
+        rises[begin[begin < end]] = True  # nothing comes before the first id of a row
+        wrong |= ~rises
+        if wrong.any():
+            row = int(torch.searchsorted(offsets, wrong.int().argmax(), right=True)) - 1
+            raise ValueError(row_fault(offsets, self.ids, row, vocab))
+
+    def _check_offsets(self) -> None:
+        """Raise ValueError, naming position and value, unless they rise from 0 to len(ids)."""
         offsets, count = self.offsets, len(self.ids)
         begin, end = offsets[:-1], offsets[1:]
         bad = (begin < 0) | (begin > end) | (end > count)
@@ -157,16 +195,8 @@ class Support:
                 f"support.offsets[0]: expected 0 and no ids for no rows, got {offsets[0].item()} "
                 f"and {count} ids"
             )
-        if not bad.any():
-            wrong = (self.ids < 0) | (self.ids >= vocab)
-            rises = torch.ones_like(wrong)
-            rises[1:] = self.ids[1:] > self.ids[:-1]
-            rises[begin[begin < end]] = True  # nothing comes before the first id of a row
-            wrong |= ~rises
-            places = torch.searchsorted(offsets, wrong.nonzero()[:, 0], right=True) - 1
-            bad[places] = True
         if bad.any():
-            raise ValueError(row_fault(offsets, self.ids, int(bad.int().argmax()), vocab))
+            raise ValueError(row_fault(offsets, self.ids, int(bad.int().argmax()), _INT32_MAX))
 
 
 def check_support(
@@ -224,23 +254,8 @@ def row_fault(offsets: Tensor, ids: Tensor, row: int, vocab: int) -> str:
     return f"support.ids[{position}]: expected a value in [0, {vocab}), got {here}"
 
 
-def _kept(z: Tensor, top_k: int | None, top_p: float) -> Tensor:
-    """z [n, V] → bool [n, V]."""
-    kept = z > -torch.inf
-    if top_k is not None and top_k < z.shape[-1]:
-        kept &= z >= z.topk(top_k).values[:, -1:]
-    if top_p == 1:
-        return kept
-    mass = z.masked_fill(~kept, -torch.inf).double().softmax(-1)
-    # Of V tokens no likelier than (1 − top_p)/V the mass is 1 − top_p at most, so that those before
-    # them reach top_p. What remains is sorted, side by side: of a peaked row next to nothing.
-    kept &= mass > 0.999 * (1 - top_p) / z.shape[-1]
-    row, column = kept.nonzero(as_tuple=True)
-    lengths = kept.sum(-1)
-    place = torch.arange(len(row), device=z.device) - (lengths.cumsum(0) - lengths)[row]
-    dense = mass.new_zeros(len(z), int(lengths.max()))
-    dense[row, place] = mass[row, column]
-    ordered, order = dense.sort(dim=-1, descending=True, stable=True)
-    wanted = ordered.cumsum(-1) - ordered < top_p  # those before it do not reach top_p
-    kept[row, column] = torch.zeros_like(wanted).scatter(-1, order, wanted)[row, place]
-    return kept
+def _integer(name: str, value: int) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an int, got {value!r}") from None

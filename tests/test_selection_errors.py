@@ -85,6 +85,33 @@ def test_fraction_out_of_range(function: str, fraction: float, device: torch.dev
         call(function, device, fraction=fraction)
 
 
+@pytest.mark.parametrize("function", ["clip_cov", "kl_cov", "top_entropy", "policy_stats"])
+@pytest.mark.parametrize("fraction", [None, "x", [0.1]], ids=str)
+def test_fraction_that_is_no_number(function: str, fraction: object, device: torch.device) -> None:
+    """Catches Python's own word on a comparison, which names no argument."""
+    with pytest.raises(TypeError, match=r"^fraction: expected a number, got "):
+        call(function, device, fraction=fraction)
+
+
+@pytest.mark.parametrize("function", ["clip_cov", "policy_stats"])
+@pytest.mark.parametrize("bounds", [None, (1.0,), 3, ("a", "b"), "ab", (1.0, None)], ids=str)
+def test_bounds_that_are_not_two_numbers(
+    function: str, bounds: object, device: torch.device
+) -> None:
+    """Catches an error of unpacking, or of the binding, in place of the argument's name."""
+    for group in (None, object()) if function == "clip_cov" else (None,):
+        more = {} if group is None else {"group": group}
+        with pytest.raises(TypeError, match=r"^bounds: expected two numbers \(low, high\), got "):
+            call(function, device, bounds=bounds, **more)
+
+
+@pytest.mark.parametrize("function", ["covariance", "policy_stats"])
+def test_moments_of_another_kind(function: str, device: torch.device) -> None:
+    """Catches an attribute that is missing from what was given."""
+    with pytest.raises(TypeError, match=r"^moments: expected CovarianceMoments, got int$"):
+        call(function, device, moments=3)
+
+
 @pytest.mark.parametrize("function", ["clip_cov", "policy_stats"])
 @pytest.mark.parametrize("bounds", [(5.0, 1.0), (1.0, 1.0), (math.nan, 5.0), (1.0, math.nan)])
 def test_bounds_that_hold_nothing(
@@ -140,11 +167,35 @@ def test_top_entropy_options(changed: dict[str, Any], message: str, device: torc
         ({"weight_scale": torch.ones(3)}, r"^weight_scale: expected .*, got .*\[3\]$"),
         ({"weight_scale": -1.0}, r"^weight_scale: expected .*, got -1\.0$"),
         ({"weight_scale": math.nan}, r"^weight_scale: expected .*, got nan$"),
+        ({"weight_scale": [0.0, 1.0]}, r"^weight_scale: expected a number or a tensor, got list$"),
+        ({"weight_scale": "1"}, r"^weight_scale: expected a number or a tensor, got str$"),
+        ({"lambda_min": "x"}, r"^lambda_min: expected a number, got 'x'"),
+        ({"lambda_max": None}, r"^lambda_max: expected a number, got None"),
+        ({"floor": "x"}, r"^floor: expected a number, got 'x'"),
     ],
 )
 def test_steer_options(changed: dict[str, Any], message: str, device: torch.device) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         call("steer_weights", device, **changed)
+
+
+@pytest.mark.parametrize("form", ["code", "exact"])
+@pytest.mark.parametrize(
+    "scale", [math.nan, -1.0, math.inf, [2.0, 1.0], [math.nan, 1.0], [0.0, math.inf], [-1.0, 1.0]]
+)
+def test_a_weight_scale_tensor_that_is_no_range(
+    scale: float | list[float], form: str, device: torch.device
+) -> None:
+    """On the CPU an error, on CUDA NaN: catches weights that look well and mean nothing."""
+    changed: dict[str, Any] = {"weight_scale": torch.tensor(scale, device=device), "form": form}
+    if device.type == "cpu":
+        for more in ({}, {"group": object()}):
+            with pytest.raises(ValueError, match=r"^weight_scale: expected 0 ≤ M_min ≤ M_max"):
+                call("steer_weights", device, **changed, **more)
+    else:
+        for weight_map in ("exp", "linear"):
+            weights = call("steer_weights", device, **changed, weight_map=weight_map)
+            assert weights.isnan().all()
 
 
 @pytest.mark.parametrize(
@@ -161,6 +212,32 @@ def test_steer_options(changed: dict[str, Any], message: str, device: torch.devi
 def test_policy_stats_options(changed: dict[str, Any], message: str, device: torch.device) -> None:
     with pytest.raises(ValueError, match=message):
         call("policy_stats", device, **changed)
+
+
+def test_a_clip_that_is_open_above(device: torch.device) -> None:
+    """Catches an infinite clip_high, which recipes take, refused; it clips no token."""
+    for clip_high, expected in ((math.inf, [True] * 3), (0.2, [False] * 3)):
+        got = entropy_ext.policy_stats(
+            torch.zeros(3, 5, device=device),
+            torch.zeros(3, dtype=torch.int64, device=device),
+            torch.ones(3, device=device),
+            None,
+            old_logp=torch.full((3,), -9.0, device=device),
+            clip_high=clip_high,
+            fraction=1.0,
+            bounds=(-math.inf, math.inf),
+        )
+        assert got.clip_cov.tolist() == expected
+
+
+def test_stats_of_another_kind(device: torch.device) -> None:
+    """Catches an attribute that is missing from what was given."""
+    x = real(device)
+    with pytest.raises(TypeError, match=r"^stats: expected TokenStats, got NoneType$"):
+        entropy_ext.entropy_change(None, x)  # type: ignore[arg-type]
+    stats = TokenStats(-x, [1.0], x, collision=x, collision_logp=x)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^stats.entropy: expected a tensor, got list$"):
+        entropy_ext.entropy_change(stats, x)
 
 
 def test_stats_without_extras(device: torch.device) -> None:

@@ -13,9 +13,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import entropy_ext
 from entropy_ext import (
+    CovarianceMoments,
+    TokenStats,
     clip_cov,
     covariance,
+    entropy_change,
     kl_cov,
+    steer_weights,
+    top_entropy,
 )
 from tests.selection import Batch, draw_batch, each_dtype
 from tests.selection_calls import all_of_policy_stats, everything, same, valid_batch
@@ -198,6 +203,50 @@ def test_no_host_sync_on_cuda(device: torch.device) -> None:
         all_of_policy_stats(logits, tokens, batch, 5, "exact")
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def differentiable(b: Batch) -> list[Tensor]:
+    """Every function, of inputs that all require a gradient."""
+    x = Batch(*(t.requires_grad_() if t.is_floating_point() else t for t in b))
+    stats = TokenStats(
+        x.logp, x.entropy, x.logp, collision=x.collision, collision_logp=x.collision_logp
+    )
+    ours = (x.logp, x.old_logp, x.entropy, x.advantages, x.mask)
+    extras = {"collision": x.collision, "collision_logp": x.collision_logp}
+    moments = CovarianceMoments()
+    moments.update(x.logp, x.advantages, x.mask)
+    return [
+        entropy_change(stats, x.advantages, ratio=x.old_logp),
+        steer_weights(*ours),
+        steer_weights(*ours, form="exact", **extras),
+        steer_weights(*ours, weight_scale=x.entropy[x.mask].sum()),
+        covariance(x.logp, x.advantages, x.mask),
+        covariance(x.logp, x.advantages, x.mask, moments=moments),
+        kl_cov(x.advantages, x.mask),
+        clip_cov(x.advantages, x.mask, seed=0),
+        top_entropy(x.entropy, x.mask),
+        moments.covariance,
+    ]
+
+
+def test_no_gradient_flows(device: torch.device) -> None:
+    """From no input: catches one that is not detached, of an operator without a backward."""
+    batch = valid_batch(device)
+    assert [x.requires_grad for x in differentiable(batch)] == [False] * 10
+    torch.compiler.reset()
+    b = valid_batch(device)
+    compiled = torch.compile(steer_weights, fullgraph=True, backend="aot_eager")
+    weights = compiled(
+        b.logp,
+        b.old_logp,
+        b.entropy,
+        b.advantages,
+        b.mask,
+        form="exact",
+        collision=b.collision.requires_grad_(),
+        collision_logp=b.collision_logp.requires_grad_(),
+    )
+    assert not weights.requires_grad
 
 
 def test_public_names() -> None:

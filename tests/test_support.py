@@ -111,6 +111,67 @@ def test_masked_rows_keep_nothing(device: torch.device) -> None:
     assert kept(logits, top_p=0.99, mask=mask) == [list(range(9)), [], [], list(range(9))]
 
 
+def test_nan_takes_no_place_among_the_k(device: torch.device) -> None:
+    """Catches NaN ranked first, which leaves the row with fewer than k, or with none."""
+    nan = float("nan")
+    logits = torch.tensor([[nan, 1.0, 2.0, nan, 0.0], [1.0, nan, nan, nan, nan]], device=device)
+    assert kept(logits, top_k=1) == [[2], [0]]
+    assert kept(logits, top_k=2) == [[1, 2], [0]]
+    assert kept(logits, top_k=2, top_p=0.6) == [[2], [0]]
+
+
+def test_infinite_logits_are_all_there_is(device: torch.device) -> None:
+    """The limit of a great number: catches a softmax of NaN, which keeps nothing."""
+    logits = torch.tensor([[0.0, INF, 3.0, INF], [5.0, 1.0, INF, float("nan")]], device=device)
+    both = [[1, 3], [2]]
+    for options in ({}, {"top_p": 0.9}, {"top_k": 1}, {"top_k": 3, "top_p": 0.6}):
+        assert kept(logits, **options) == both, options
+    assert kept(logits, top_p=0.5) == [[1], [2]]  # equally likely, and lower ids come first
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.5])
+def test_no_rows(top_p: float, device: torch.device) -> None:
+    """Catches the maximum of no lengths."""
+    for shape in ((0, 5), (2, 0, 5)):
+        assert kept(torch.zeros(shape, device=device), top_k=2, top_p=top_p) == []
+
+
+@pytest.mark.parametrize("wrong", [-1.0, 0.0, float("nan"), INF, [-1.0, 1.0], [1.0, 0.0]], ids=str)
+def test_temperature_out_of_range(wrong: float | list[float], device: torch.device) -> None:
+    """Catches τ < 0, which keeps the least likely, and τ = 0, which keeps nothing."""
+    logits = torch.tensor([[1.0, 2.0, 5.0]] * 2, device=device)
+    where = "" if isinstance(wrong, float) else rf"\[{wrong.index(min(wrong))}\]"
+    message = rf"^temperature{where}: expected a positive finite number, got "
+    for value in (wrong, torch.tensor(wrong, device=device)):
+        if isinstance(value, list):
+            continue
+        with pytest.raises(ValueError, match=message):
+            kept(logits, top_k=1, temperature=value)
+    mask = torch.tensor([isinstance(wrong, list) and wrong[0] > 0, False], device=device)
+    value = torch.tensor(wrong, device=device).expand(2)
+    expected = [[2], []] if mask[0] else [[], []]
+    assert kept(logits, top_k=1, temperature=value, mask=mask) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 2.5}, r"^top_k: expected an int, got 2.5$"),
+        ({"top_p": "x"}, r"^top_p: expected a number, got 'x'$"),
+        ({"top_p": None}, r"^top_p: expected a number, got None$"),
+        ({"temperature": "x"}, r"^temperature: expected a number or a tensor, got str$"),
+        ({"temperature": [1.0, 1.0]}, r"^temperature: expected a number or a tensor, got list$"),
+        ({"mask": [True, True]}, r"^mask: expected a tensor, got list$"),
+        ({"logits": [[0.0]]}, r"^logits: expected a tensor, got list$"),
+    ],
+    ids=str,
+)
+def test_arguments_of_the_wrong_type(options: dict[str, object], message: str) -> None:
+    """Catches Python's own word on a comparison or an attribute, which names no argument."""
+    with pytest.raises(TypeError, match=message):
+        kept(**({"logits": torch.zeros(2, 5)} | options))  # type: ignore[arg-type]
+
+
 def test_what_is_not_a_number_is_not_kept(device: torch.device) -> None:
     """Rows of −inf and NaN: an empty row, not a wrong one."""
     logits = torch.tensor([[-INF] * 3, [float("nan")] * 3, [0.0, float("nan"), -INF]])
@@ -156,6 +217,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"top_p": 0.0}, r"^top_p: expected .*\(0, 1\], got 0"),
         ({"top_p": 1.5}, r"^top_p: expected .* got 1.5$"),
         ({"top_p": float("nan")}, r"^top_p: expected .* got nan$"),
+        ({"temperature": torch.ones(3)}, r"^temperature: expected .* \[2\], .*, got \[3\]$"),
         ({"mask": torch.ones(3, dtype=torch.bool)}, r"^mask: expected bool \[2\], got .*\[3\]$"),
     ],
     ids=str,
@@ -217,6 +279,27 @@ def test_validate(what: str, device: torch.device) -> None:
     support = Support(torch.tensor(offsets), torch.tensor(ids, dtype=torch.int32)).to(device)
     with pytest.raises(ValueError, match=r"^support\." + message):
         support.validate(7)
+
+
+@pytest.mark.parametrize("what", [what for what, case in MALFORMED.items() if "offsets" in case[2]])
+def test_rows_of_malformed_offsets(what: str, device: torch.device) -> None:
+    """Catches a word on repeats or on an index in place of the offset that is wrong."""
+    offsets, ids, message = MALFORMED[what]
+    support = Support(torch.tensor(offsets), torch.tensor(ids, dtype=torch.int32)).to(device)
+    with pytest.raises(ValueError, match=r"^support\." + message):
+        support.rows(slice(None))
+
+
+def test_a_vocabulary_that_is_no_int() -> None:
+    """Catches half an id let through."""
+    for wrong in (4.5, None):
+        with pytest.raises(TypeError, match=rf"^vocab: expected an int, got {wrong}$"):
+            Support.from_lists([[1, 4]]).validate(wrong)  # type: ignore[arg-type]
+
+
+def test_no_vocabulary() -> None:
+    with pytest.raises(ValueError, match=r"^logits: expected at least one vocabulary column"):
+        kept(torch.zeros(2, 0), top_p=0.5)
 
 
 def test_validate_what_is_right(device: torch.device) -> None:

@@ -66,7 +66,7 @@ def steer_weights(
     size = change.abs()
 
     if weight_scale is not None:
-        scale = torch.as_tensor(weight_scale, dtype=torch.float64, device=logp.device)
+        scale = torch.as_tensor(weight_scale, dtype=torch.float64, device=logp.device).detach()
         least, greatest = scale.unbind() if scale.ndim else (torch.zeros_like(scale), scale)
     else:
         counted = valid & size.isfinite()

@@ -7,10 +7,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from entropy_ext import ops_selection
-from entropy_ext.inputs_selection import check_tensors
+from entropy_ext.inputs_selection import check_stored, check_tensors
 from entropy_ext.native_selection import MOMENT_SUMS
 
-__all__ = ["CovarianceMoments", "covariance"]
+__all__ = ["CovarianceMoments", "covariance", "sums_of"]
 
 
 # Where MomentSums of csrc/token_selection.h keeps the pairs of its sums.
@@ -55,7 +55,11 @@ class CovarianceMoments:
 
         Args:
             group: process group, None: the default one.
+
+        Raises:
+            ValueError: fake tensors, which have no values to exchange.
         """
+        check_stored({"logp": self.sums})
         parts = [torch.empty_like(self.sums) for _ in range(dist.get_world_size(group))]
         dist.all_gather(parts, self.sums, group=group)
         self._sums = _merged(parts)
@@ -64,7 +68,7 @@ class CovarianceMoments:
     def sums(self) -> Tensor:
         """The state, float64 [12]: MomentSums of csrc/token_selection.h."""
         if self._sums is None:
-            return torch.zeros(MOMENT_SUMS, dtype=torch.float64)
+            return torch.zeros(MOMENT_SUMS, dtype=torch.float64, device="cpu")
         return self._sums
 
     @property
@@ -120,6 +124,19 @@ class CovarianceMoments:
         return ((high - other_high) + low) / (n * n)
 
 
+def sums_of(moments: CovarianceMoments | None) -> Tensor | None:
+    """The state of moments that were given.
+
+    Raises:
+        TypeError: something else was.
+    """
+    if moments is None:
+        return None
+    if not isinstance(moments, CovarianceMoments):
+        raise TypeError(f"moments: expected CovarianceMoments, got {type(moments).__name__}")
+    return moments.sums
+
+
 def _merged(parts: list[Tensor]) -> Tensor:
     sums: Tensor = ops_selection.merge_moments(torch.stack(parts))
     return sums
@@ -170,6 +187,7 @@ def covariance(
             token is NaN, the means do without it, and no selector chooses it.
     """
     check_tensors({"logp": logp, "advantages": advantages}, mask=mask)
-    sums = None if moments is None else moments.sums
-    cov: Tensor = ops_selection.covariance(logp.detach(), advantages.detach(), mask, sums)
+    cov: Tensor = ops_selection.covariance(
+        logp.detach(), advantages.detach(), mask, sums_of(moments)
+    )
     return cov

@@ -8,7 +8,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from entropy_ext import native_selection, ops_selection
-from entropy_ext.inputs_selection import check_choice, check_fraction, check_tensors, seed_tensor
+from entropy_ext.inputs_selection import (
+    check_bounds,
+    check_choice,
+    check_fraction,
+    check_tensors,
+    seed_tensor,
+)
 from entropy_ext.native_selection import Count, Order
 
 __all__ = ["clip_cov", "kl_cov", "top_entropy"]
@@ -50,13 +56,12 @@ def clip_cov(
 
     Raises:
         TypeError, ValueError: an argument of the wrong dtype, shape, device or range; on the CPU
-            also NaN in a valid token (on CUDA such a token is not selected).
+            also NaN in a valid token (on CUDA such a token is not selected), and token_ids that
+            repeat where more would be selected by it (on CUDA all that share the last id are).
     """
     check_tensors({"cov": cov}, mask=mask, clipped=clipped, token_ids=token_ids)
     check_fraction(fraction)
-    low, high = bounds
-    if not low < high:
-        raise ValueError(f"bounds: expected low < high, got {bounds}")
+    low, high = check_bounds(bounds)
     cov, seed = cov.detach(), seed_tensor(seed, cov.device)
     if group is None:
         selected: Tensor = ops_selection.clip_cov(
@@ -108,7 +113,8 @@ def kl_cov(
 
     Raises:
         TypeError, ValueError: an argument of the wrong dtype, shape, device or range; on the CPU
-            also NaN in a valid token (on CUDA such a token is not selected).
+            also NaN in a valid token (on CUDA such a token is not selected), and token_ids that
+            repeat where more would be selected by it (on CUDA all that share the last id are).
     """
     check_tensors({"cov": cov}, mask=mask, token_ids=token_ids)
     check_fraction(fraction)
@@ -154,7 +160,8 @@ def top_entropy(
 
     Raises:
         TypeError, ValueError: an argument of the wrong dtype, shape, device or range; on the CPU
-            also NaN in a valid token (on CUDA such a token is not selected).
+            also NaN in a valid token (on CUDA such a token is not selected), and token_ids that
+            repeat where more would be selected by it (on CUDA all that share the last id are).
     """
     check_tensors({"entropy": entropy}, mask=mask, token_ids=token_ids)
     check_fraction(fraction)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -35,14 +36,20 @@ def entropy_change(stats: TokenStats, advantages: Tensor, *, ratio: Tensor | Non
     Raises:
         TypeError, ValueError: stats without extras; an argument of the wrong dtype, shape, device.
     """
+    fields = ("logp", "entropy", "collision", "collision_logp")
+    if not all(hasattr(stats, field) for field in fields):
+        raise TypeError(f"stats: expected TokenStats, got {type(stats).__name__}")
     if stats.collision is None or stats.collision_logp is None:
         raise ValueError("stats: expected token_stats(..., extras=True), got no collision")
-    check_tensors({"advantages": advantages}, ratio=ratio)
+    check_tensors(
+        {f"stats.{field}": getattr(stats, field) for field in fields} | {"advantages": advantages},
+        ratio=ratio,
+    )
     change: Tensor = ops_selection.entropy_change(
         stats.logp.detach(),
         stats.entropy.detach(),
-        stats.collision,
-        stats.collision_logp,
+        stats.collision.detach(),
+        stats.collision_logp.detach(),
         advantages.detach(),
         None if ratio is None else ratio.detach(),
     )
@@ -93,7 +100,7 @@ def steer_weights(
         lambda_max: the greatest weight of the linear map.
         floor: the least M_max of the exponential map: weights stay near 1 where nothing matters.
         weight_scale: M_max, a number or a 0-d tensor (M_min is then 0), or a [2] tensor
-            (M_min, M_max), in place of these tokens' range.
+            (M_min, M_max), in place of these tokens' range; 0 ≤ M_min ≤ M_max < ∞.
         collision, collision_logp: [...], Σ p² and Σ p² ln p, for the form "exact".
         group: process group over which the range is taken; all ranks must call.
 
@@ -103,7 +110,8 @@ def steer_weights(
     Raises:
         TypeError, ValueError: an argument of the wrong dtype, shape, device or range; on the CPU
             also an input of a valid token that is not finite. On CUDA the weight of such a token is
-            NaN and the range does without it.
+            NaN and the range does without it. A weight_scale tensor that is out of range raises on
+            the CPU; on CUDA it makes every valid token's weight NaN.
     """
     check_choice("form", form, ("code", "own_logit", "exact"))
     check_choice("weight_map", weight_map, ("exp", "linear"))
@@ -126,8 +134,8 @@ def steer_weights(
         entropy.detach(),
         advantages.detach(),
         mask,
-        collision,
-        collision_logp,
+        None if collision is None else collision.detach(),
+        None if collision_logp is None else collision_logp.detach(),
         None if weight_scale is None else _extremes(weight_scale, logp.device),
     )
     if group is None:
@@ -149,6 +157,10 @@ def steer_weights(
 def _extremes(weight_scale: float | Tensor, device: torch.device) -> Tensor:
     """(M_min, M_max) as float64 [2] on the device; M_min is 0 where it is not given."""
     if not isinstance(weight_scale, Tensor):
+        if not isinstance(weight_scale, Real):
+            raise TypeError(
+                f"weight_scale: expected a number or a tensor, got {type(weight_scale).__name__}"
+            )
         check_number("weight_scale", weight_scale, at_least=0.0)
         weight_scale = torch.ones((), dtype=torch.float64, device=device) * weight_scale
     if weight_scale.device != device:
