@@ -97,7 +97,8 @@ def check_number(
     With finite=False infinity is one, too.
     """
     _check_real(name, value)
-    if not (at_least <= value <= at_most and (math.isfinite(value) or not finite)):
+    # Comparisons alone, which torch.compile traces where the number is an input of the graph.
+    if not (at_least <= value <= at_most and (-math.inf < value < math.inf or not finite)):
         raise ValueError(
             f"{name}: expected a {'finite ' if finite else ''}number in "
             f"[{at_least:g}, {at_most:g}], got {value}"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
+from entropy_ext import clip_cov, kl_cov, steer_weights
 from tests.selection_calls import Seed, all_of_policy_stats, everything, same, valid_batch
 
 
@@ -39,6 +40,25 @@ def test_compile_when_the_seed_changes(kind: str, device: torch.device) -> None:
     # The first int is taken for a constant; from the second on it is an input.
     calls = [(batch, seed) for seed in seeds]
     compiled_and_eager(everything, calls, graphs=2 if kind == "int" else 1)
+
+
+def test_compile_when_the_numbers_change(device: torch.device) -> None:
+    """No break of the graph once they are inputs: catches a check of them that is not traced."""
+    b = valid_batch(device)
+
+    def choose(fraction: float, high: float, weight: float) -> tuple[Tensor, ...]:
+        ours = (b.logp, b.old_logp, b.entropy, b.advantages, b.mask)
+        return (
+            kl_cov(b.advantages, b.mask, fraction=fraction),
+            clip_cov(b.advantages, b.mask, fraction=fraction, bounds=(-1.0, high), seed=0),
+            steer_weights(*ours, lambda_min=weight, floor=fraction, weight_scale=high),
+        )
+
+    torch.compiler.reset()
+    compiled = torch.compile(choose, fullgraph=True, backend="eager")
+    for numbers in ((0.1, 2.0, 0.5), (0.2, 3.0, 0.6), (0.3, 4.0, 0.7)):
+        for x, y in zip(compiled(*numbers), choose(*numbers), strict=True):
+            assert same(x, y)
 
 
 def test_seed_as_int_and_as_tensor(device: torch.device) -> None:
