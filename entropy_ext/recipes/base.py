@@ -194,6 +194,9 @@ class Recipe:
             targets: its targets.
             group: ranks that hold the other parts of the mini-batch; the mean of their gradients
                 is then that of the whole.
+
+        Raises:
+            ValueError: without a field or a statistic that the recipe needs, by name.
         """
         self.check(rollout)
         like = rollout.old_logp
