@@ -126,7 +126,7 @@ def check_rows(tokens: Tensor, temperature: Tensor, mask: Tensor | None, vocab: 
 
 def raise_bad_row(row: int, tokens: Tensor, temperature: Tensor, vocab: int | None) -> NoReturn:
     """Raise ValueError for a row, counted flat, whose token or temperature is out of range."""
-    position = [int(i) for i in torch.unravel_index(torch.tensor(row), tokens.shape)]
+    position = [int(i) for i in torch.unravel_index(torch.tensor(row, device="cpu"), tokens.shape)]
     where = f"[{', '.join(map(str, position))}]"
     token = int(tokens.flatten()[row])
     if token < 0 or (vocab is not None and token >= vocab):

@@ -183,6 +183,8 @@ def check_held(rows: MergedRows, tokens: Tensor, mask: Tensor | None) -> None:
         lost &= mask
     if lost.any():
         row = int(lost.flatten().to(torch.uint8).argmax())
-        position = [int(i) for i in torch.unravel_index(torch.tensor(row), tokens.shape)]
+        position = [
+            int(i) for i in torch.unravel_index(torch.tensor(row, device="cpu"), tokens.shape)
+        ]
         token = int(tokens.flatten()[row])
         raise ValueError(f"tokens{position}: expected a column that some rank holds, got {token}")
