@@ -1,4 +1,4 @@
-"""Moments, selection and weights: checks, allocation and the calls of the compiled module.
+"""Moments and selection: checks, allocation and the calls of the compiled module.
 
 As in native.py, no gradient is recorded and ops_selection.py makes operators of it. With a group,
 which no operator takes, ranks add up their counters between the calls.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from enum import IntEnum
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,13 +15,13 @@ from torch import Tensor
 
 from entropy_ext import _core
 from entropy_ext.inputs_selection import (
-    check_range,
     check_seed,
     check_stored,
     check_tokens,
     raise_bad_token,
 )
 from entropy_ext.native import device_guard
+from entropy_ext.token_arguments import addresses, contiguous, of_tokens, place_of, thread_count
 
 __all__ = [
     "MOMENT_SUMS",
@@ -31,17 +30,12 @@ __all__ = [
     "check_sums",
     "clipped_tokens",
     "covariance",
-    "entropy_change",
     "merge_moments",
     "select",
-    "steer_weights",
     "token_moments",
 ]
 
 MOMENT_SUMS: int = _core.moment_sums
-_INT64_MAX = 2**63 - 1
-_FORMS = {"code": 0, "own_logit": 1, "exact": 2}
-_MAPS = {"exp": 0, "linear": 1}
 
 
 class Order(IntEnum):
@@ -70,16 +64,16 @@ def token_moments(logp: Tensor, advantages: Tensor, mask: Tensor | None) -> Tens
     if logp.numel() == 0:
         return logp.new_zeros(MOMENT_SUMS, dtype=torch.float64)
     sums = logp.new_empty(MOMENT_SUMS, dtype=torch.float64)
-    logp, advantages, mask = _contiguous(logp, advantages, mask)
+    logp, advantages, mask = contiguous(logp, advantages, mask)
     scratch = None
     if logp.is_cuda:
         blocks = _core.moment_blocks(logp.numel())
         scratch = logp.new_empty((blocks, MOMENT_SUMS), dtype=torch.float64)
     with device_guard(logp):
         bad = _core.token_moments(
-            **_addresses(logp=logp, advantages=advantages, mask=mask, sums=sums, scratch=scratch),
-            **_of(logp),
-            **_threads(),
+            **addresses(logp=logp, advantages=advantages, mask=mask, sums=sums, scratch=scratch),
+            **of_tokens(logp),
+            **thread_count(),
         )
     if bad >= 0:
         raise_bad_token(bad, {"logp": logp, "advantages": advantages})
@@ -93,8 +87,8 @@ def merge_moments(parts: Tensor) -> Tensor:
     with device_guard(parts):
         _core.merge_moments(
             count=parts.shape[0],
-            **_addresses(parts=parts, sums=sums),
-            **_where(parts),
+            **addresses(parts=parts, sums=sums),
+            **place_of(parts),
         )
     return sums
 
@@ -107,21 +101,21 @@ def covariance(logp: Tensor, advantages: Tensor, mask: Tensor | None, sums: Tens
     """
     check_tokens({"logp": logp, "advantages": advantages}, mask=mask)
     check_sums(sums, logp)
-    logp, advantages, mask, sums = _contiguous(logp, advantages, mask, sums)
+    logp, advantages, mask, sums = contiguous(logp, advantages, mask, sums)
     result = torch.empty_like(logp)
     if logp.numel() == 0:
         return result
     with device_guard(logp):
         bad = _core.token_covariance(
-            **_addresses(
+            **addresses(
                 logp=logp,
                 advantages=advantages,
                 mask=mask,
                 sums=sums,
                 covariance=result,
             ),
-            **_of(logp),
-            **_threads(),
+            **of_tokens(logp),
+            **thread_count(),
         )
     if bad >= 0:
         raise_bad_token(bad, {"logp": logp, "advantages": advantages})
@@ -149,19 +143,19 @@ def clipped_tokens(
 ) -> Tensor:
     """Where the PPO clip binds: −A·clip(ρ, 1 − low, 1 + high) > −A·ρ, bool."""
     check_tokens({"logp": logp, "old_logp": old_logp, "advantages": advantages}, mask=mask)
-    logp, old_logp, advantages, mask = _contiguous(logp, old_logp, advantages, mask)
+    logp, old_logp, advantages, mask = contiguous(logp, old_logp, advantages, mask)
     clipped = torch.empty_like(logp, dtype=torch.bool)
     if logp.numel() == 0:
         return clipped
     with device_guard(logp):
         _core.clipped_tokens(
-            **_addresses(
+            **addresses(
                 logp=logp, old_logp=old_logp, advantages=advantages, mask=mask, clipped=clipped
             ),
             clip_low=clip_low,
             clip_high=clip_high,
-            **_of(logp),
-            **_threads(),
+            **of_tokens(logp),
+            **thread_count(),
         )
     return clipped
 
@@ -195,9 +189,9 @@ def select(
     check_tokens({name: values}, mask=mask, flags={"clipped": excluded}, token_ids=token_ids)
     if seed is not None:
         check_seed(seed, values.device)
-    values, mask, excluded, token_ids = _contiguous(values, mask, excluded, token_ids)
+    values, mask, excluded, token_ids = contiguous(values, mask, excluded, token_ids)
     tokens = values.numel()
-    arguments = {**_of(values), "order": int(order), "rule": int(count)}
+    arguments = {**of_tokens(values), "order": int(order), "rule": int(count)}
     passes: int = _core.select_passes(
         dtype=arguments["dtype"],
         order=int(order),
@@ -213,7 +207,7 @@ def select(
     scratch = [None, None, None] if values.is_cuda else _select_scratch(values)
     low, high = bounds
     arguments |= {
-        **_addresses(
+        **addresses(
             values=values,
             mask=mask,
             excluded=excluded,
@@ -226,7 +220,7 @@ def select(
             agreeing=scratch[1],
             agreed=scratch[2],
         ),
-        **_threads(),
+        **thread_count(),
         "low": low,
         "high": high,
         "fraction": fraction,
@@ -274,145 +268,3 @@ def _select_scratch(values: Tensor) -> list[Tensor | None]:
         values.new_empty(tokens, dtype=torch.int16),
         values.new_empty(ranges, dtype=torch.int64),
     ]
-
-
-def entropy_change(
-    logp: Tensor,
-    entropy: Tensor,
-    collision: Tensor,
-    collision_logp: Tensor,
-    advantages: Tensor,
-    ratio: Tensor | None,
-) -> Tensor:
-    """−ρ·A·(S − Σ p²(ln p + H)), S = p(ln p + H); 0 where the collision is 0."""
-    check_tokens(
-        {
-            "stats.logp": logp,
-            "stats.entropy": entropy,
-            "stats.collision": collision,
-            "stats.collision_logp": collision_logp,
-            "advantages": advantages,
-            "ratio": ratio,
-        }
-    )
-    logp, entropy, collision, collision_logp, advantages, ratio = _contiguous(
-        logp, entropy, collision, collision_logp, advantages, ratio
-    )
-    change = torch.empty_like(logp)
-    if logp.numel() == 0:
-        return change
-    with device_guard(logp):
-        _core.entropy_change(
-            **_addresses(
-                logp=logp,
-                entropy=entropy,
-                collision=collision,
-                collision_logp=collision_logp,
-                advantages=advantages,
-                ratio=ratio,
-                change=change,
-            ),
-            **_of(logp),
-            **_threads(),
-        )
-    return change
-
-
-def steer_weights(
-    logp: Tensor,
-    old_logp: Tensor,
-    entropy: Tensor,
-    advantages: Tensor,
-    mask: Tensor | None,
-    collision: Tensor | None,
-    collision_logp: Tensor | None,
-    scale: Tensor | None,
-    *,
-    form: str,
-    weight_map: str,
-    lambda_min: float,
-    lambda_max: float,
-    floor: float,
-    group: dist.ProcessGroup | None = None,
-) -> Tensor:
-    """STEER weights, 0 off the mask.
-
-    Args:
-        scale: float64 [2], (M_min, M_max) in place of the range of these tokens, or None.
-
-    Raises:
-        TypeError, ValueError: see check_tokens; on the CPU also an input of a valid token that is
-            not finite (with a group, once this rank has taken part in finding the range), or a
-            scale that is no range.
-    """
-    values = {
-        "logp": logp,
-        "old_logp": old_logp,
-        "entropy": entropy,
-        "advantages": advantages,
-        "collision": collision if form == "exact" else None,
-        "collision_logp": collision_logp if form == "exact" else None,
-    }
-    check_stored(values | {"mask": mask, "weight_scale": scale})
-    check_tokens(values, mask=mask)
-    if scale is not None and not scale.is_cuda:
-        check_range(scale)
-    flat = dict(zip(values, _contiguous(*values.values()), strict=True))
-    mask = None if mask is None else mask.contiguous()
-    extremes = logp.new_zeros(2, dtype=torch.int64)
-    weights = torch.empty_like(flat["logp"])
-    arguments = {
-        **_addresses(**flat, mask=mask, weights=weights),
-        **_of(logp),
-        **_threads(),
-        "form": _FORMS[form],
-        "weight_map": _MAPS[weight_map],
-        "lambda_min": lambda_min,
-        "lambda_max": lambda_max,
-        "floor": floor,
-    }
-    bad = -1
-    with device_guard(logp):
-        if logp.numel() > 0:
-            bad = _core.steer_range(**arguments, range=extremes.data_ptr())
-        if scale is not None:
-            # Numbers that are not negative have the order of their bits; + 0 turns −0 into 0.
-            least, greatest = (scale + 0.0).view(torch.int64).unbind()
-            extremes = torch.stack([greatest, _INT64_MAX - least])
-            if scale.is_cuda:
-                # Where the CPU has raised: M, which stands in the weights so far, becomes NaN.
-                ordered = (scale[0] >= 0) & (scale[0] <= scale[1]) & (scale[1] < math.inf)
-                weights.masked_fill_(~ordered, math.nan)
-        elif group is not None:
-            dist.all_reduce(extremes, op=dist.ReduceOp.MAX, group=group)
-        if bad >= 0:
-            raise_bad_token(bad, values)
-        if logp.numel() > 0:
-            _core.steer_weights(**arguments, range=extremes.data_ptr())
-    return weights
-
-
-def _contiguous(*tensors: Tensor | None) -> Any:
-    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
-
-
-def _addresses(**tensors: Tensor | None) -> dict[str, Any]:
-    return {name: 0 if tensor is None else tensor.data_ptr() for name, tensor in tensors.items()}
-
-
-def _of(tokens: Tensor) -> dict[str, Any]:
-    """Dtype, number and place of the tokens."""
-    return {
-        "dtype": 0 if tokens.dtype == torch.float32 else 1,
-        "count": tokens.numel(),
-        **_where(tokens),
-    }
-
-
-def _where(tensor: Tensor) -> dict[str, Any]:
-    stream = torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else 0
-    return {"cuda": tensor.is_cuda, "stream": stream}
-
-
-def _threads() -> dict[str, Any]:
-    return {"threads": torch.get_num_threads()}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from entropy_ext import native_selection as native
+from entropy_ext import native_weights
 from entropy_ext.inputs_selection import check_tokens
 from entropy_ext.native_selection import Count, Order
 
@@ -146,7 +147,9 @@ def entropy_change(
     ratio: Tensor | None,
 ) -> Tensor:
     """−ρ·A·(S − Σ p²(ln p + H)), S = p(ln p + H)."""
-    return native.entropy_change(logp, entropy, collision, collision_logp, advantages, ratio)
+    return native_weights.entropy_change(
+        logp, entropy, collision, collision_logp, advantages, ratio
+    )
 
 
 @entropy_change.register_fake
@@ -188,7 +191,7 @@ def steer_weights(
     floor: float,
 ) -> Tensor:
     """STEER weights; scale: float64 [2], (M_min, M_max), in place of these tokens' range."""
-    return native.steer_weights(
+    return native_weights.steer_weights(
         logp,
         old_logp,
         entropy,
@@ -275,7 +278,7 @@ def policy_selection(
         excluded=clipped,
         seed=seed,
     )
-    weights = native.steer_weights(
+    weights = native_weights.steer_weights(
         logp,
         logp if old_logp is None else old_logp,
         entropy,

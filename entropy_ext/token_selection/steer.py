@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from entropy_ext import native_selection, ops_selection
+from entropy_ext import native_weights, ops_selection
 from entropy_ext.inputs_selection import check_choice, check_number, check_tensors
 from entropy_ext.token_stats import TokenStats
 
@@ -143,7 +143,7 @@ def steer_weights(
             *arguments, form, weight_map, lambda_min, lambda_max, floor
         )
         return weights
-    return native_selection.steer_weights(
+    return native_weights.steer_weights(
         *arguments,
         form=form,
         weight_map=weight_map,
