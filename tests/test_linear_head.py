@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,95 +9,18 @@ import torch
 from torch import Tensor
 
 from entropy_ext import TokenStats, linear_token_loss, linear_token_stats, ops_linear, token_stats
-
-B, T, D, V = 3, 7, 24, 501
-
-
-def draw(dtype: torch.dtype, device: torch.device, seed: int = 0) -> dict[str, Any]:
-    """Hidden states whose logits are as peaked as a language model's; masked ones hold NaN."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    mask = torch.rand(B, T, generator=generator) < 0.8
-    hidden = torch.where(mask[..., None], normal(B, T, D), torch.nan)
-    arguments = {
-        "hidden": hidden.to(dtype),
-        "weight": (0.7 * normal(V, D)).to(dtype),
-        "bias": normal(V).to(dtype),
-        "tokens": torch.randint(V, (B, T), generator=generator),
-        "temperature": (0.5 + torch.rand(B, T, generator=generator)).to(
-            torch.float64 if dtype == torch.float64 else torch.float32
-        ),
-        "mask": mask,
-    }
-    return {name: value.to(device) for name, value in arguments.items()}
-
-
-def upstream(stats: TokenStats) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients that differ from token to token and from output to output."""
-    ramp = torch.linspace(-1, 2, stats.logp.numel(), dtype=stats.logp.dtype).to(stats.logp.device)
-    ramp = ramp.view(stats.logp.shape)
-    return ramp, ramp.flip(0) - 0.3, ramp.square()
-
-
-def whole(arguments: dict[str, Any], dtype: torch.dtype | None = None, **options: Any) -> Any:
-    """Stats from all logits at once, and gradients of hidden, weight, bias; in `dtype`."""
-    leaves = {
-        name: arguments[name].detach().to(dtype or arguments[name].dtype).requires_grad_()
-        for name in ("hidden", "weight", "bias")
-    }
-    clean = torch.where(arguments["mask"][..., None], leaves["hidden"], 0.0)
-    logits = clean @ leaves["weight"].T + leaves["bias"]
-    wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    tau = arguments["temperature"].to(wide)
-    stats = token_stats(
-        logits, arguments["tokens"], temperature=tau, mask=arguments["mask"], **options
-    )
-    torch.autograd.backward(tuple(stats[:3]), upstream(stats))
-    return stats, [leaf.grad for leaf in leaves.values()]
-
-
-def chunked(arguments: dict[str, Any], chunk: int | None, **options: Any) -> Any:
-    """The same by linear_token_stats."""
-    leaves = {
-        name: arguments[name].detach().clone().requires_grad_()
-        for name in ("hidden", "weight", "bias")
-    }
-    stats = linear_token_stats(**(arguments | leaves), chunk_tokens=chunk, **options)
-    torch.autograd.backward(tuple(stats[:3]), upstream(stats))
-    return stats, [leaf.grad for leaf in leaves.values()]
-
-
-def upstream_loss(arguments: dict[str, Any]) -> Callable[[TokenStats, slice], Tensor]:
-    """The token loss whose gradients are `upstream`."""
-    grads = [g.flatten() for g in upstream(TokenStats(*(arguments["temperature"],) * 3))]
-
-    def token_loss(stats: TokenStats, rows: slice) -> Tensor:
-        return sum(x * g[rows] for x, g in zip(stats[:3], grads, strict=True))
-
-    return token_loss
-
-
-def by_loss(arguments: dict[str, Any], chunk: int | None, scale: float = 1.0) -> Any:
-    """Gradients by linear_token_loss, of the loss whose gradients are `upstream`."""
-    leaves = {
-        name: arguments[name].detach().clone().requires_grad_()
-        for name in ("hidden", "weight", "bias")
-    }
-    loss, stats = linear_token_loss(
-        **(arguments | leaves), token_loss=upstream_loss(arguments), chunk_tokens=chunk
-    )
-    (scale * loss).backward()
-    return loss, stats, [leaf.grad for leaf in leaves.values()]
-
-
-def assert_close(ours: list[Tensor], truth: list[Tensor], allowed: float) -> None:
-    """Within `allowed` of the largest entry of each tensor."""
-    for a, b in zip(ours, truth, strict=True):
-        error = float((a.detach().double() - b.detach().double()).abs().max())
-        assert error <= allowed * max(1.0, float(b.detach().abs().max()))
+from tests.linear_heads import (
+    D,
+    T,
+    V,
+    assert_close,
+    by_loss,
+    chunked,
+    draw,
+    upstream,
+    upstream_loss,
+    whole,
+)
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 7, 21, None])
@@ -231,59 +152,6 @@ def test_a_loss_of_constants_has_gradient_zero(device: torch.device) -> None:
     assert arguments["weight"].grad.eq(0).all()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"weight": torch.zeros(V, D + 1)}, "weight: expected shape [V, 24]"),
-        ({"weight": torch.zeros(V, D, dtype=torch.float64)}, "weight: expected hidden's"),
-        ({"bias": torch.zeros(V - 1)}, "bias: expected shape [501]"),
-        ({"tokens": torch.zeros(B, T + 1, dtype=torch.int64)}, "tokens: expected shape [3, 7]"),
-        ({"tokens": torch.zeros(B, T)}, "tokens: expected int64"),
-        ({"mask": torch.ones(B, T)}, "mask: expected bool"),
-        ({"chunk_tokens": 0}, "chunk_tokens: expected at least 1, got 0"),
-        ({"hidden": torch.zeros(B, T, D, dtype=torch.int64)}, "hidden: expected float32"),
-        ({"temperature": torch.ones(B, T, requires_grad=True)}, "temperature: expected a tensor"),
-    ],
-    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
-)
-@pytest.mark.parametrize("function", ["stats", "loss"])
-def test_wrong_arguments_are_named(change: dict[str, Any], message: str, function: str) -> None:
-    """Catches an error from inside a matrix product, or none."""
-    arguments = draw(torch.float32, torch.device("cpu")) | change
-    if function == "loss":
-        arguments["token_loss"] = lambda s, rows: s.logp
-    run = linear_token_stats if function == "stats" else linear_token_loss
-    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
-        run(**arguments)
-
-
-@pytest.mark.parametrize("function", ["stats", "loss"])
-def test_bad_values_are_named_by_their_position(function: str) -> None:
-    """Catches positions counted within a chunk instead of within the batch."""
-    arguments = draw(torch.float32, torch.device("cpu"))
-    arguments["mask"][2, 3] = True
-    arguments["hidden"] = arguments["hidden"].nan_to_num(0.0)
-    tokens = arguments["tokens"].clone()
-    tokens[2, 3] = V
-    tokens[~arguments["mask"]] = -1  # masked: harmless
-    options = {"token_loss": lambda s, rows: s.logp} if function == "loss" else {}
-    run = linear_token_stats if function == "stats" else linear_token_loss
-    with pytest.raises(
-        ValueError, match=r"tokens\[2, 3\]: expected a value in \[0, 501\), got 501"
-    ):
-        run(**(arguments | {"tokens": tokens}), chunk_tokens=4, **options)
-    arguments["temperature"][2, 3] = 0
-    with pytest.raises(ValueError, match=r"temperature\[2, 3\]: expected a finite number above"):
-        run(**arguments, chunk_tokens=4, **options)
-
-
-def test_loss_of_another_shape_is_refused() -> None:
-    """Catches a loss already summed, whose sum would be right and whose weights would not."""
-    arguments = draw(torch.float32, torch.device("cpu"))
-    with pytest.raises(ValueError, match=re.escape("shape [21], got []")):
-        linear_token_loss(**arguments, token_loss=lambda s, rows: s.logp.sum())
-
-
 def test_gradcheck() -> None:
     """Catches a gradient that differs from finite differences."""
     arguments = draw(torch.float64, torch.device("cpu"))
@@ -330,26 +198,6 @@ def test_compiles_without_a_graph_break() -> None:
     torch.testing.assert_close(ours.grad, eager.grad, rtol=0, atol=0)
 
 
-def test_double_backward_raises() -> None:
-    """Catches second derivatives that are silently zero."""
-    arguments = draw(torch.float64, torch.device("cpu"))
-    weight = arguments.pop("weight").requires_grad_()
-    stats = linear_token_stats(weight=weight, **arguments)
-    (grad,) = torch.autograd.grad(stats.logp.sum(), weight, create_graph=True)
-    with pytest.raises(RuntimeError, match="no double backward"):
-        grad.sum().backward()
-
-
-def test_loss_has_no_double_backward() -> None:
-    """Catches a gradient penalty whose own gradient is dropped without a word."""
-    arguments = draw(torch.float64, torch.device("cpu"))
-    weight = arguments["weight"].requires_grad_()
-    loss, _ = linear_token_loss(**arguments, token_loss=lambda s, rows: s.logp)
-    (grad,) = torch.autograd.grad(loss, weight, create_graph=True)
-    with pytest.raises(RuntimeError, match="linear_token_loss has no double backward"):
-        (grad.square().sum() + weight.sum()).backward()
-
-
 @pytest.mark.parametrize("scale", [65536.0, torch.tensor(1024.0)])
 def test_grad_scale_keeps_small_gradients(scale: float | Tensor, device: torch.device) -> None:
     """Catches float16 gradients that vanish before the scale of the loss could save them."""
@@ -378,37 +226,6 @@ def test_upstream_gradient_is_not_rounded_to_half_precision(device: torch.device
     _, _, third = by_loss(arguments, 21, scale=1 / 3)
     for a, b in zip(third, once, strict=True):
         assert torch.equal(a, (b.float() * torch.tensor(1 / 3)).bfloat16())
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"tokens": [1, 2]}, "tokens: expected a tensor, got list"),
-        ({"mask": [True]}, "mask: expected a tensor, got list"),
-        ({"weight": torch.zeros(0, D)}, "weight: expected shape [V, 24] with V ≥ 1"),
-        ({"chunk_tokens": 1.5}, "chunk_tokens: expected a whole number, got 1.5"),
-        ({"chunk_tokens": 2**63}, "chunk_tokens: expected at least 1"),
-        ({"align": 0}, "align: expected at least 1, got 0"),
-        ({"align": True}, "align: expected a whole number, got True"),
-        ({"token_loss": lambda s, rows: None}, "token_loss: expected to return a tensor"),
-    ],
-    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
-)
-def test_odd_arguments_of_the_loss(change: dict[str, Any], message: str) -> None:
-    """Catches errors from inside PyTorch that name nothing."""
-    arguments = draw(torch.float32, torch.device("cpu"))
-    arguments["token_loss"] = lambda s, rows: s.logp
-    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
-        linear_token_loss(**(arguments | change))
-
-
-def test_a_tiny_temperature_is_named_by_its_position() -> None:
-    """Catches a check ahead of the chunks that lets through what the kernel refuses."""
-    arguments = draw(torch.float32, torch.device("cpu"))
-    arguments["mask"][2, 3] = True
-    arguments["temperature"][2, 3] = 1e-39
-    with pytest.raises(ValueError, match=r"temperature\[2, 3\]: .* above 1e-32"):
-        linear_token_stats(**arguments, chunk_tokens=4)
 
 
 def test_empty_batch(device: torch.device) -> None:
