@@ -25,7 +25,7 @@ from bench.candidates import DTYPES, ROTATED_BYTES
 from bench.environment import environment
 from bench.memory import peak_extra_bytes
 from bench.report import milliseconds, warn_if_busy, wide_console
-from bench.timing import Call, Stopwatch, cpu_stopwatch, cuda_stopwatch, round_robin
+from bench.timing import Call, Stopwatch, cpu_stopwatch, cuda_stopwatch, no_wait, round_robin
 from entropy_ext import linear_token_loss, linear_token_stats, token_stats
 from entropy_ext.projection import chunk_rows
 
@@ -95,10 +95,14 @@ class Problem:
             kept = logits @ self.weight, logits.T @ self.hidden
         del kept
 
-    def step(self, forward: Callable[[], Tensor]) -> None:
+    def stepper(self, forward: Callable[[], Tensor]) -> Callable[[int], None]:
         """Forward and backward, from no gradients to gradients."""
-        self.hidden.grad = self.weight.grad = None
-        forward().backward()
+
+        def step(turn: int) -> None:
+            self.hidden.grad = self.weight.grad = None
+            forward().backward()
+
+        return step
 
     def candidates(self, chunk: int) -> dict[str, Callable[[], Tensor]]:
         """name → the loss."""
@@ -170,14 +174,14 @@ def measure(
     problem = Problem(tokens, hidden, vocab, dtype, device)
     chunk = min(chunk_rows(problem.hidden, vocab, chunk), tokens)
     stopwatch: Stopwatch = cpu_stopwatch
-    synchronize: Callable[[], None] = lambda: None  # noqa: E731
+    synchronize: Callable[[], None] = no_wait
     if device.type == "cuda":
         stopwatch = cuda_stopwatch(torch.ones(ROTATED_BYTES // 4, device=device))
         synchronize = torch.cuda.synchronize
 
     calls = {FLOOR: Call(lambda turn: problem.bare())}
     for name, forward in problem.candidates(chunk).items():
-        calls[name] = Call(lambda turn, forward=forward: problem.step(forward))  # type: ignore[misc]
+        calls[name] = Call(problem.stepper(forward))
     samples = round_robin(calls, repeats=repeats, stopwatch=stopwatch, synchronize=synchronize)
     itemsize = DTYPES[dtype].itemsize
     needed = itemsize * (chunk * vocab + tokens * hidden + vocab * hidden)

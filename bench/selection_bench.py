@@ -21,7 +21,7 @@ from bench.environment import environment
 from bench.report import milliseconds, print_environment, warn_if_busy, wide_console
 from bench.selection_baselines import Cost, cost_of
 from bench.selection_candidates import SELECTORS, make_tokens
-from bench.timing import Call, Stopwatch, cpu_stopwatch, cuda_stopwatch, round_robin
+from bench.timing import Call, Stopwatch, cpu_stopwatch, cuda_stopwatch, no_wait, round_robin
 
 __all__ = ["TOKENS", "SelectionResult", "measure", "read_rows", "run"]
 
@@ -76,7 +76,7 @@ def measure(
         repeats: timed runs of each.
     """
     stopwatch: Stopwatch = cpu_stopwatch
-    synchronize: Callable[[], None] = lambda: None  # noqa: E731
+    synchronize: Callable[[], None] = no_wait
     if device.type == "cuda":
         stopwatch = cuda_stopwatch(torch.ones(ROTATED_BYTES // 4, device=device))
         synchronize = torch.cuda.synchronize

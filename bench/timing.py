@@ -11,7 +11,15 @@ from functools import partial
 import numpy as np
 import torch
 
-__all__ = ["Call", "Samples", "Stopwatch", "cpu_stopwatch", "cuda_stopwatch", "round_robin"]
+__all__ = [
+    "Call",
+    "Samples",
+    "Stopwatch",
+    "cpu_stopwatch",
+    "cuda_stopwatch",
+    "no_wait",
+    "round_robin",
+]
 
 WARMUPS = 2
 FEWEST_REPEATS = 3
@@ -23,6 +31,10 @@ a CUDA event pair is not ready before."""
 
 def nothing(turn: int) -> None:
     """The preparation of a call that needs none."""
+
+
+def no_wait() -> None:
+    """The synchronisation of a device whose calls return when their work is done."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,7 @@ def round_robin(
     *,
     repeats: int,
     stopwatch: Stopwatch,
-    synchronize: Callable[[], None] = lambda: None,
+    synchronize: Callable[[], None] = no_wait,
     budget_s: float = float("inf"),
 ) -> dict[str, Samples]:
     """Time the calls in turn, each round starting from another one.
