@@ -169,6 +169,7 @@ class _LinearTokenLoss(torch.autograd.Function):
                     logits, *row_inputs, stats[1], row_max, row_sum, *grads, out=logits
                 )
                 gradients.add(rows, inputs, logits)
+        # Their values are not needed again; with create_graph the gradients are tied to them.
         ctx.save_for_backward(hidden, weight, bias)
         ctx.gradients = (gradients.hidden, gradients.weight, gradients.bias)
         ctx.grad_scale = grad_scale
