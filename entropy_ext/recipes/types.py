@@ -39,6 +39,11 @@ class Sampling:
         if self.top_k is not None:
             check_bound("top_k", self.top_k, at_least=1, integer=True)
         check_bound("teacher_traces", self.teacher_traces, at_least=0, integer=True)
+        if self.teacher_traces > self.group_size:
+            raise ValueError(
+                f"teacher_traces: expected at most {self.group_size}, the group_size, "
+                f"got {self.teacher_traces}"
+            )
         check_flag("offline", self.offline)
         check_bound("refill", self.refill, at_least=0, integer=True)
 

@@ -214,7 +214,7 @@ class Collector:
             self.task.prompt_tokens[groups],
             self.task.prompt_mask[groups],
             max_length=self.max_length,
-            sampling=dataclasses.replace(sampling, group_size=own),
+            sampling=dataclasses.replace(sampling, group_size=own, teacher_traces=0),
             generator=self.generator,
             keep_support="support" in self.recipe.needs,
         )

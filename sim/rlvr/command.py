@@ -39,8 +39,12 @@ def rlvr(
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 50,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     prompts: Annotated[int, typer.Option(min=1, help="Groups per step.")] = 64,
-    group_size: Annotated[int, typer.Option(min=1, help="Responses per prompt.")] = 16,
-    minibatches: Annotated[int, typer.Option(min=1, help="Optimizer steps per step.")] = 4,
+    group_size: Annotated[
+        int | None, typer.Option(min=1, help="Responses per prompt; the recipe's own.")
+    ] = None,
+    minibatches: Annotated[
+        int | None, typer.Option(min=1, help="Optimizer steps per step; the recipe's own.")
+    ] = None,
     learning_rate: Annotated[float, typer.Option(min=0.0)] = 1e-4,
     max_length: Annotated[
         int | None, typer.Option(min=1, help="Longest response, tokens; twice a solution.")

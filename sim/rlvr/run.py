@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from transformers import LlamaForCausalLM
 
+from entropy_ext.recipes import Recipe
 from sim.rlvr import checkpoint
 from sim.rlvr.interrupt import deferred_interrupt
 from sim.rlvr.model import build_model
@@ -56,8 +57,8 @@ def run(
     steps: int = 50,
     seed: int = 0,
     prompts: int = 64,
-    group_size: int = 16,
-    minibatches: int = 4,
+    group_size: int | None = None,
+    minibatches: int | None = None,
     learning_rate: float = 1e-4,
     max_length: int | None = None,
     micro_batch: int = 512,
@@ -82,8 +83,8 @@ def run(
     """Reinforcement learning with verifiable rewards, alike for all recipes but the recipe.
 
     A directory that holds part of this run is continued, to the bit; one that holds a run with
-    other settings is refused. Group size and mini-batches are set here and not by the recipes, so
-    that recipes side by side differ in their method alone; `options` may say otherwise.
+    other settings is refused. Group size, mini-batches, epochs and temperature are each recipe's own,
+    so that one meant to be on policy is; `options` sets them alike for all.
 
     Args:
         names: recipes, see `entropy_ext.recipes.RECIPES`; "dapo+steer" composes two.
@@ -92,8 +93,8 @@ def run(
         steps: training steps; a finished run goes on if this is raised.
         seed: of everything.
         prompts: groups learnt from in each step.
-        group_size: responses to each prompt.
-        minibatches: optimizer steps per training step and epoch.
+        group_size: responses to each prompt; None takes the recipe's own.
+        minibatches: optimizer steps per training step and epoch; None takes the recipe's own.
         learning_rate: of AdamW.
         max_length: longest response, tokens; None allows twice the longest solution.
         micro_batch: most responses in one forward pass.
@@ -124,7 +125,8 @@ def run(
     started = time.monotonic()
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"recipes: expected distinct names, got {', '.join(names) or 'none'}")
-    given = {"group_size": group_size, "minibatches": minibatches, **(options or {})}
+    sizes = {"group_size": group_size, "minibatches": minibatches}
+    given = {name: size for name, size in sizes.items() if size is not None} | dict(options or {})
     chosen = [configured(name, given) for name in names]
     if keep_routing and experts == 1:
         raise ValueError("keep_routing: expected experts > 1, got 1")
@@ -210,7 +212,7 @@ def run(
                     trainer,
                     held_out,
                     out / name,
-                    settings=settings,
+                    settings=settings | _sizes(recipe),
                     seed=seed,
                     evaluate_every=evaluate_every,
                     checkpoint_every=checkpoint_every,
@@ -226,6 +228,11 @@ def run(
         interrupted=interrupt.requested,
         seconds=time.monotonic() - started,
     )
+
+
+def _sizes(recipe: Recipe) -> dict[str, int]:
+    """What a run's label holds of a recipe whether or not it was asked for."""
+    return {"group_size": recipe.sampling.group_size, "minibatches": recipe.minibatches}
 
 
 def _warm_model(

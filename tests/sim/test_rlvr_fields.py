@@ -227,6 +227,9 @@ def test_only_the_policy_s_own_responses_are_measured(task):
 def test_teachers_need_room(task):
     with pytest.raises(ValueError, match="teacher_traces: expected 0 to 3 in a group, got 4"):
         _trainer(task, Recipe(sampling=Sampling(group_size=4, teacher_traces=4)))
+    # Of which sampling one response with three traces beside it is not a case.
+    trainer = _trainer(task, Recipe(sampling=Sampling(group_size=4, teacher_traces=3)))
+    assert trainer.step()["sampled"] > 0
     recipe = Recipe(sampling=Sampling(group_size=4, teacher_traces=1))
     with pytest.raises(ValueError, match=r"max_length: expected at least 9, .* got 8"):
         _trainer(task, recipe, max_length=8)

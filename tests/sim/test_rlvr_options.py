@@ -47,6 +47,19 @@ def test_recipes_are_composed_with_a_plus():
         configured("dapo+stear", {})
 
 
+@pytest.mark.parametrize("name", ["opo", "entropic", "gpg", "rloo", "skywork_or1"])
+def test_recipes_meant_to_be_on_policy_take_one_optimizer_step(name):
+    """By a recipe's own default, and other numbers if they are asked for."""
+    assert (configured(name, {}).minibatches, configured(name, {}).epochs) == (1, 1)
+    recipe = configured(name, {"minibatches": 3, "group_size": 5, "epochs": 2})
+    assert (recipe.minibatches, recipe.epochs, recipe.sampling.group_size) == (3, 2, 5)
+
+
+def test_more_teacher_traces_than_the_group_holds():
+    with pytest.raises(ValueError, match="teacher_traces: expected at most 3, .* got 4"):
+        configured("luffy", {"teacher_traces": 4, "group_size": 3})
+
+
 def test_unknown_arguments_name_the_recipe():
     with pytest.raises(ValueError, match=r"recipe dapo: .*'clip_hihg'"):
         configured("dapo", {"clip_hihg": 0.3})

@@ -120,6 +120,21 @@ def test_another_run_s_directory_is_refused(tmp_path, warm):
     assert len(run(["grpo"], out=out, steps=2, **TINY).records["grpo"].rows) == 2
 
 
+def test_each_recipe_has_its_own_sizes(tmp_path, warm):
+    """One optimizer step for a recipe that is on policy, four for its neighbour; and the same for
+    both if asked for. A run may not go on with other sizes than it began with."""
+    own = {name: value for name, value in TINY.items() if name not in ("group_size", "minibatches")}
+    out = _directory(tmp_path, warm, "own")
+    records = run(["opo", "grpo"], out=out, steps=1, **own).records
+    assert [records[name].rows[0]["updates"] for name in ("opo", "grpo")] == [1, 4]
+    assert [records[name].rows[0]["sampled"] for name in ("opo", "grpo")] == [64, 64]
+    out = _directory(tmp_path, warm, "set")
+    records = run(["opo", "grpo"], out=out, steps=1, options={"minibatches": 2}, **own).records
+    assert [records[name].rows[0]["updates"] for name in ("opo", "grpo")] == [2, 2]
+    with pytest.raises(ValueError, match="minibatches was 2, is 1"):
+        run(["opo"], out=out, steps=2, **own)
+
+
 def test_wrong_arguments_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"recipe: expected one of grpo, dapo, .*got 'ppo'"):
         run(["ppo"], out=tmp_path)
