@@ -83,8 +83,8 @@ def run(
     """Reinforcement learning with verifiable rewards, alike for all recipes but the recipe.
 
     A directory that holds part of this run is continued, to the bit; one that holds a run with
-    other settings is refused. Group size, mini-batches, epochs and temperature are each recipe's own,
-    so that one meant to be on policy is; `options` sets them alike for all.
+    other settings is refused. Group size, mini-batches, epochs and temperature are each recipe's
+    own, so that one meant to be on policy is; `options` sets them alike for all.
 
     Args:
         names: recipes, see `entropy_ext.recipes.RECIPES`; "dapo+steer" composes two.

@@ -56,7 +56,7 @@ def test_recipes_meant_to_be_on_policy_take_one_optimizer_step(name):
 
 
 def test_more_teacher_traces_than_the_group_holds():
-    with pytest.raises(ValueError, match="teacher_traces: expected at most 3, .* got 4"):
+    with pytest.raises(ValueError, match=r"teacher_traces: expected at most 3, .* got 4"):
         configured("luffy", {"teacher_traces": 4, "group_size": 3})
 
 
