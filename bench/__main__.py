@@ -24,7 +24,7 @@ from bench.check import (
     reference_results,
     selection_bars,
 )
-from bench.grid import DEFAULT, QUICK, grid, run
+from bench.grid import DEFAULT, QUICK, fits, grid, run
 from bench.report import print_environment, print_results, warn_if_busy, wide_console
 from bench.results import PASSES, Result, append_csv, check_columns
 
@@ -127,6 +127,11 @@ def main(
         integers(vocab) or preset.vocab,
         names(dtype) or preset.dtypes,
     )
+    if place.type == "cuda":
+        free = torch.cuda.mem_get_info()[0]
+        for shape in [shape for shape in shapes if not fits(shape, free)]:
+            console.print(f"left out, {free / 1e9:.0f} GB do not hold it: {shape}", highlight=False)
+            shapes.remove(shape)
     directions = names(direction) or PASSES
     measured = run(
         shapes,

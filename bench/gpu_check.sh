@@ -65,11 +65,22 @@ else
     say "== sanitizer: skipped, compute-sanitizer is not installed"
 fi
 
+# Every peer on a few shapes, ours on the whole grid, and the chunked head on the two hidden sizes.
 csv=$OUT/$gpu.csv
 step benchmark "$PYTHON" -m bench --device cuda --csv "$csv"
-if [[ -f $csv ]]; then
-    cp "$csv" "bench/results/$gpu.csv"
-    cp "$OUT/selection.csv" "bench/results/selection-$gpu.csv"
-    say "Rows in $csv and bench/results/$gpu.csv; of the selectors in bench/results/selection-$gpu.csv"
-fi
+step grid "$PYTHON" -m bench --device cuda --csv "$csv" --only ours --repeats 15 \
+    --rows 1,64,1024,8192,32768 --vocab 32000,50257,128256,151936,262144
+for hidden in 896 4096; do
+    step "chunked head $hidden" "$PYTHON" -m bench.linear_head --device cuda --csv "$OUT/linear_head.csv" \
+        --tokens 4096 --hidden "$hidden" --dtype bfloat16
+done
+step roofline "$PYTHON" -m bench.roofline "$csv"
+for kind in "" selection linear_head; do
+    measured=$OUT/${kind:-$gpu}.csv
+    kept=bench/results/${kind:+${kind/_/-}-}$gpu.csv
+    if [[ -f $measured ]]; then
+        cp "$measured" "$kept"
+        say "Rows in $measured and $kept"
+    fi
+done
 exit "$failed"

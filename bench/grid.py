@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import torch
 
-from bench.candidates import Shape
+from bench.candidates import DTYPES, Shape
 from bench.results import PASSES, Result
 from bench.token_stats_bench import measure
 
-__all__ = ["DEFAULT", "QUICK", "Preset", "grid", "quick", "run"]
+__all__ = ["DEFAULT", "QUICK", "Preset", "fits", "grid", "quick", "run"]
 
 
 class Preset(NamedTuple):
@@ -48,6 +48,15 @@ def grid(rows: Sequence[int], vocab: Sequence[int], dtypes: Sequence[str]) -> li
     """Every combination, small problems first so that results appear soon."""
     shapes = [Shape(*combination) for combination in product(rows, vocab, dtypes)]
     return sorted(shapes, key=lambda shape: shape.rows * shape.vocab)
+
+
+BUFFERS = 3
+"""Logits, touched memory to write into, and a gradient that autograd makes."""
+
+
+def fits(shape: Shape, free_bytes: int) -> bool:
+    """Whether the buffers that our own passes need fit into so much memory."""
+    return BUFFERS * shape.rows * shape.vocab * DTYPES[shape.dtype].itemsize <= free_bytes
 
 
 def run(

@@ -16,10 +16,11 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from bench import __main__ as command_line
+from bench import roofline
 from bench.baselines import log_softmax_statistics, trl_statistics, verl_statistics
 from bench.candidates import IMPLEMENTATIONS, Shape
 from bench.check import Bar, bars
-from bench.grid import grid, run
+from bench.grid import fits, grid, run
 from bench.markdown import markdown
 from bench.memory import peak_extra_bytes
 from bench.results import Result, append_csv, read_csv, useful_bytes
@@ -386,3 +387,25 @@ def test_a_promise_that_was_not_measured_does_not_hold() -> None:
     assert not Bar("", math.nan, 1.0, "", at_least=True).holds
     assert Bar("", 5.0, 5.0, "", at_least=True).holds
     assert not Bar("", 4.9, 5.0, "", at_least=True).holds
+
+
+def test_shape_fits_with_logits_touched_memory_and_gradient() -> None:
+    """Fails if a problem is started whose gradient cannot be allocated any more."""
+    shape = Shape(4, 10, "bfloat16")
+    assert fits(shape, 3 * 80)
+    assert not fits(shape, 3 * 80 - 1)
+
+
+def test_roofline_shows_the_newest_share_of_the_floor() -> None:
+    """Fails if a re-measured problem appears twice, or a share is drawn upside down."""
+    old = row(date="2026-01-01T00:00:00Z", ratio=4.0)
+    new = row(date="2026-01-02T00:00:00Z", ratio=1.25)
+    (axis,) = roofline.plot([new, old, row(implementation="eager", ratio=9.0)]).axes
+    drawn = [line for line in axis.lines if line.get_label() == "V = 151936, float32"]
+    assert [line.get_xydata().tolist() for line in drawn] == [[[311.164928, 0.8]]]
+
+
+def test_roofline_of_peers_alone_is_refused() -> None:
+    """Fails if a file without our rows gives an empty picture."""
+    with pytest.raises(ValueError, match="implementation 'ours'"):
+        roofline.plot([row(implementation="eager")])
