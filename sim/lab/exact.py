@@ -39,14 +39,13 @@ class Policy:
     def of(cls, tree: Tree, logits: Tensor) -> Policy:
         """The policy of a table of logits [N, P, S, V]; −inf is an impossible token."""
         logp = logits.log_softmax(-1)
-        place = (tree.states * tree.vocab + tree.tokens).flatten()
-        steps = logp.flatten(-2)[..., place].unflatten(-1, tree.states.shape)
-        so_far = torch.where(tree.mask, steps, 0.0).cumsum(-1)
-        before = torch.cat([torch.zeros_like(so_far[..., :1]), so_far[..., :-1]], -1)
-        length = torch.zeros(tree.size, dtype=torch.int64)
-        for depth, level in enumerate(tree.levels):
-            length[level] = depth
-        return cls(tree, logp, so_far[..., -1], before[..., tree.witness, length].exp())
+        # ln of the probability of each prefix, then of each response, in the order of successors.
+        reached = logp.new_zeros(*logp.shape[:-2], tree.size + tree.responses)
+        for level in tree.levels:
+            after = reached[..., level, None] + logp[..., level, :]
+            reached[..., tree.successor[level].flatten()] = after.flatten(-2)
+        prefixes, responses = reached.split([tree.size, tree.responses], -1)
+        return cls(tree, logp, responses, prefixes.exp())
 
     @property
     def probs(self) -> Tensor:

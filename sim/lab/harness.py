@@ -108,13 +108,14 @@ class Trainer:
         """`measures` of the policy, the probe's, and these of the last step, [N] each.
 
         clip_low, clip_high: share of tokens that a bound on the ratio held. kept: responses learnt
-        from over those wanted. NaN before the first step.
+        from over those wanted. NaN before the first step. sampled: responses drawn so far.
         """
         policy = self.policy
         unknown = torch.full((len(self.recipes),), torch.nan, dtype=torch.float64)
         shares = {name: self.last.get(name, unknown) for name in ("clip_low", "clip_high", "kept")}
         probed = probe(self.task, policy) if probe else {}
-        return {**measures(self.task, policy, self.start, ks), **shares, **probed}
+        drawn = {"sampled": self.attempts.sum(-1).double()}
+        return {**measures(self.task, policy, self.start, ks), **shares, **drawn, **probed}
 
     def step(self) -> None:
         """One training step of every seed."""
@@ -206,6 +207,8 @@ class Trainer:
             mismatch=self.mismatch,
             replay_support=self.replay_support,
             values=None if self.critic_rate is None else self.critic.detach(),
+            wanted=self.kind.needs,
+            extras=self.kind.extras and self.kind.statistics == "rollout",
         )
 
     def _update(

@@ -21,6 +21,8 @@ PROMPTS, RESPONSES, TEACHER, MISMATCH = 10, 11, 12, 13
 """streams of random numbers"""
 SUPPLIED = frozenset(field.name for field in fields(Rollout) if field.default is None)
 """The optional Rollout fields, all of them filled as far as the task knows."""
+COSTLY = frozenset({"ref_logp", "values", "step_correct", "teacher_logp"})
+"""those filled only if wanted"""
 
 
 class Draw(NamedTuple):
@@ -50,7 +52,7 @@ class Samples:
     live: Tensor
     """[N, B] bool: False for fillers, where a seed had too few prompts to draw from"""
     stats: TokenStats
-    """[N, B, T] each, of the policy that wrote them; extras included"""
+    """[N, B, T] each, of the policy that wrote them"""
     kept: Tensor | None
     """[N, B, T, V] bool: tokens that top-p and top-k left the sampler, if they left any out"""
     common: dict[str, Any]
@@ -82,6 +84,8 @@ def sample(
     mismatch: float = 0.0,
     replay_support: bool = False,
     values: Tensor | None = None,
+    wanted: frozenset[str] = COSTLY,
+    extras: bool = False,
 ) -> Samples:
     """One group of responses to each of `groups` prompts, drawn without replacement.
 
@@ -102,6 +106,8 @@ def sample(
         replay_support: give recipes what top-p and top-k kept, and renormalise old_logp, ref_logp
             and rollout_logp over it.
         values: [N, P, S] of a critic; None for the exact values of the policy that writes.
+        wanted: Rollout fields to fill besides those that cost nothing.
+        extras: see token_stats; of the statistics of the policy that writes.
     """
     tree, temperature = task.tree, sampling.temperature
     place = draw.place
@@ -113,21 +119,20 @@ def sample(
         )
     left = _left(sampler / temperature, sampling)
     narrowed = sampler if left is None else sampler.masked_fill(~left, -torch.inf)
-    response = _responses(task, Policy.of(tree, narrowed / temperature), chosen, sampling, place)
+    writer = Policy.of(tree, narrowed / temperature)
+    response = _responses(task, writer, chosen, sampling, place)
 
     prompt = chosen.repeat_interleave(sampling.group_size, -1)
     kept = None if left is None else table_rows(task, left, prompt, response)
     shown = kept if replay_support else None
     mask = tree.mask[response]
 
-    def gathered(logits: Tensor) -> TokenStats:
+    def gathered(logits: Tensor, extras: bool = False) -> TokenStats:
         return table_stats(
-            task, logits, prompt, response, mask, temperature=temperature, kept=shown, extras=True
+            task, logits, prompt, response, mask, temperature=temperature, kept=shown, extras=extras
         )
 
-    stats = gathered(policy)
-    if values is None:
-        values = state_values(Policy.of(tree, policy / temperature), task.rewards)
+    stats = gathered(policy, extras)
     seed = torch.arange(len(prompt))[:, None]
     rows = {
         "tokens": tree.tokens[response],
@@ -137,20 +142,27 @@ def sample(
         "prompt": prompt + draw.refill * task.prompts,
         "old_logp": _logp(stats),
         "old_entropy": stats.entropy,
-        "ref_logp": _logp(gathered(reference)),
         "rollout_logp": _logp(gathered(sampler) if mismatch else stats),
-        "values": table_rows(task, values[..., None], prompt, response)[..., 0],
         "correct": task.correct[seed, prompt, response],
         "answers": task.answers[seed, prompt, response],
         "truncated": tree.truncated[response],
-        "step_correct": _step_correct(task, prompt, response),
     }
+    if "ref_logp" in wanted:
+        rows["ref_logp"] = _logp(gathered(reference))
+    if "values" in wanted:
+        if values is None:
+            exact = writer if narrowed is policy else Policy.of(tree, policy / temperature)
+            values = state_values(exact, task.rewards)
+        rows["values"] = table_rows(task, values[..., None], prompt, response)[..., 0]
+    if "step_correct" in wanted:
+        rows["step_correct"] = _step_correct(task, prompt, response)
     if task.domain is not None:
         rows["domain"] = task.domain[prompt]
     if task.teacher is not None:
         taught = torch.arange(sampling.group_size) >= sampling.group_size - sampling.teacher_traces
         rows["teacher"] = taught.repeat(chosen.shape[1])[:, None].expand_as(mask)
-        rows["teacher_logp"] = _teacher_logp(task, prompt, response)
+        if "teacher_logp" in wanted:
+            rows["teacher_logp"] = _teacher_logp(task, prompt, response)
     common = {"max_length": tree.max_length, "step": draw.step, "progress": draw.progress}
     whole = live.repeat_interleave(sampling.group_size, -1)
     return Samples(response, prompt, whole, stats, shown, common, rows)

@@ -38,7 +38,8 @@ class Result:
 def key_of(experiment: Experiment, profile: Profile) -> str:
     """A hash of the name, the profile, the experiment's file, the laboratory and the library.
 
-    Of the library its Python counts; the kernels have tests of their own against float64.
+    Of the library its Python counts, without the adapters for trainers, which the laboratory does
+    not load; the kernels have tests of their own against float64.
     """
     digest = hashlib.sha256(f"{experiment.name} {profile}".encode())
     own = Path(inspect.getfile(experiment.measure))
@@ -46,7 +47,8 @@ def key_of(experiment: Experiment, profile: Profile) -> str:
     paths = {own, ROOT.parent / "tabular.py", *ROOT.glob("*.py"), *ROOT.glob("tasks/*.py")}
     # How results are kept, shown and commanded does not change them.
     paths -= {ROOT / f"{name}.py" for name in ("store", "runner", "command", "figures")}
-    for path in [*sorted(paths), *sorted(library.rglob("*.py"))]:
+    used = set(library.rglob("*.py")) - set((library / "integrations").rglob("*.py"))
+    for path in [*sorted(paths), *sorted(used)]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

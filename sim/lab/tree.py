@@ -34,8 +34,6 @@ class Tree:
     """[S, V] int64: the state that follows, or S + the response that is then finished"""
     levels: tuple[slice, ...]
     """T slices of the states, by length"""
-    witness: Tensor
-    """[S] int64: some response that passes through the state"""
 
     @property
     def size(self) -> int:
@@ -85,9 +83,6 @@ def grow(vocab: int, max_length: int, *, end: bool = False) -> Tree:
             over = longer in outcome
             successor[state, token] = len(prefixes) + outcome[longer] if over else number[longer]
     starts = [sum(len(going_on) ** n for n in range(t)) for t in range(max_length + 1)]
-    witness = torch.full((len(prefixes),), len(finished))
-    rows = torch.arange(len(finished))[:, None].expand_as(states)
-    witness.scatter_reduce_(0, states[mask], rows[mask], "amin")
     last = tokens.gather(1, mask.sum(-1, keepdim=True) - 1)[:, 0]
     return Tree(
         vocab=vocab,
@@ -99,5 +94,4 @@ def grow(vocab: int, max_length: int, *, end: bool = False) -> Tree:
         truncated=(last != 0) if end else torch.zeros(len(finished), dtype=torch.bool),
         successor=successor,
         levels=tuple(slice(a, b) for a, b in itertools.pairwise(starts)),
-        witness=witness,
     )

@@ -9,6 +9,8 @@ import inspect
 import json
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -171,6 +173,29 @@ def test_the_key_knows_code_and_profile(tmp_path, monkeypatch):
     copy.write_text(Path(inspect.getfile(CHEAP.measure)).read_text() + "\n# changed\n")
     monkeypatch.setattr(store.inspect, "getfile", lambda function: str(copy))
     assert key != key_of(CHEAP, QUICK)
+
+
+def test_the_key_knows_the_library_but_not_its_adapters(tmp_path, monkeypatch):
+    """Catches results kept after a recipe changed, or thrown away for an adapter's sake."""
+    package = tmp_path / "library"
+    (package / "integrations" / "deep").mkdir(parents=True)
+    files = ("__init__.py", "losses.py", "integrations/trainer.py", "integrations/deep/more.py")
+    for name in files:
+        (package / name).write_text("")
+    monkeypatch.setattr(store.entropy_ext, "__file__", str(package / "__init__.py"))
+    key = key_of(CHEAP, QUICK)
+    for name in files[2:]:
+        (package / name).write_text("x = 1\n")
+    assert key == key_of(CHEAP, QUICK)
+    (package / "losses.py").write_text("x = 1\n")
+    assert key != key_of(CHEAP, QUICK)
+
+
+def test_the_laboratory_does_not_load_the_adapters():
+    """Catches an import that would make results depend on files the key leaves out."""
+    code = "import sys, sim.lab.command; print([m for m in sys.modules if 'integrations' in m])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert [line for line in done.stdout.split("\n") if "entropy_ext" in line] == []
 
 
 def test_runs_resume_and_recompute_what_is_corrupt(tmp_path, monkeypatch):
