@@ -19,6 +19,8 @@ LABELS = {
     "held_out": "pass@1 on held-out prompts",
     "kl": "KL to the start, nats per response",
     "length": "expected length, tokens",
+    "length_right": "length of right responses, tokens",
+    "length_wrong": "length of wrong responses, tokens",
     "clip_low": "tokens held by the lower bound, share",
     "clip_high": "tokens held by the upper bound, share",
     "kept": "responses learnt from, share",

@@ -10,7 +10,7 @@ from torch import Tensor
 from sim.lab.exact import Policy, divergence, mean_token_entropy, pass_at_k
 from sim.lab.task import Task
 
-__all__ = ["KS", "History", "Probe", "measures", "trained"]
+__all__ = ["KS", "History", "Probe", "lengths", "measures", "trained"]
 
 KS = (1, 4, 16, 64, 256)
 
@@ -68,3 +68,17 @@ def measures(
     if task.training is not None:
         found["held_out"] = success[:, task.training :].mean(-1)
     return found
+
+
+def lengths(task: Task, policy: Policy) -> dict[str, Tensor]:
+    """length_right, length_wrong: expected tokens of right and of wrong responses, [N] each.
+
+    A prompt counts the same however often it is answered wrongly, so that the figures do not move
+    with the share of the hard prompts among the wrong responses.
+    """
+    seen, right = trained(task, policy), task.correct[:, task.trained].double()
+    tokens = task.tree.mask.sum(-1).double()
+    return {
+        f"length_{name}": (seen.mean(part * tokens) / seen.mean(part)).mean(-1)
+        for name, part in (("right", right), ("wrong", 1 - right))
+    }

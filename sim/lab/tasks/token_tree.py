@@ -29,6 +29,7 @@ def token_tree(
     fork_spread: float = 0.3,
     success: float | None = None,
     end: bool = False,
+    end_bias: float = 0.0,
 ) -> Task:
     """A table over prefixes for each prompt; every response arrives at one of a few answers.
 
@@ -49,6 +50,7 @@ def token_tree(
         fork_spread: standard deviation of the logits in forks.
         success: wanted chance of a right response at the start, or None: any answer may be right.
         end: responses may end early.
+        end_bias: joins the logit of token 0 at the start; below 0, responses are long.
     """
     if answers < 2:
         raise ValueError(f"answers: expected at least 2, got {answers}")
@@ -58,6 +60,8 @@ def token_tree(
     flat = uniforms(numbers, FORKS, shape=table[:2]) < forks
     scale = torch.where(flat, fork_spread, spread)[..., None]
     start = scale * normals(numbers, START, shape=table)
+    if end:
+        start[..., 0] += end_bias
     drawn = uniforms(numbers, ANSWERS, shape=(prompts, tree.responses))
     label = (drawn * answers).long()
     label = torch.where(tree.truncated, -1, label)
