@@ -7,7 +7,10 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["Interval", "exactly", "interval", "paired", "t_quantile"]
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Interval", "exactly", "interval", "paired", "rank_correlation", "t_quantile"]
 
 
 class Interval(NamedTuple):
@@ -63,3 +66,22 @@ def t_quantile(probability: float, freedom: int) -> float:
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
     return z + math.fsum(term / float(freedom) ** power for power, term in enumerate(terms, 1))
+
+
+def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float:
+    """Spearman's ρ; equal values share their mean rank. NaN where a side has but one value.
+
+    Raises:
+        ValueError: sides of different length.
+    """
+    if len(left) != len(right):
+        raise ValueError(f"right: expected {len(left)} values as in left, got {len(right)}")
+    x, y = _centred_ranks(left), _centred_ranks(right)
+    scale = math.sqrt(float((x @ x) * (y @ y)))
+    return float(x @ y) / scale if scale > 0 else math.nan
+
+
+def _centred_ranks(values: Sequence[float]) -> npt.NDArray[np.float64]:
+    _, place, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return np.asarray(ranks - ranks.mean(), dtype=np.float64)
