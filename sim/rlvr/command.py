@@ -61,7 +61,9 @@ def rlvr(
     terms: Annotated[
         int | None, typer.Option(min=2, help="Numbers per problem; 2, or 3 if steps count.")
     ] = None,
-    digits: Annotated[int, typer.Option(min=1, max=3, help="Most digits per number.")] = 2,
+    digits: Annotated[
+        int | None, typer.Option(min=1, max=3, help="Most digits per number; 2, or 1 if three.")
+    ] = None,
     experts: Annotated[int, typer.Option(min=1, help="Feed-forward networks per layer.")] = 1,
     keep_routing: Annotated[
         bool, typer.Option("--keep-routing", help="Train through the experts sampled through.")
@@ -121,6 +123,11 @@ def rlvr(
         console.print("Stopped before a step could be saved.")
         raise typer.Exit(INTERRUPTED) from None
     _print(console, result)
+    if result.warmup_accuracy < warmup_accuracy:
+        console.print(
+            f"The warm-up ended at {result.warmup_accuracy:.2f}, short of {warmup_accuracy:.2f}: "
+            f"its {warmup_steps} steps were too few (--warmup-steps)."
+        )
     if result.interrupted:
         console.print("Interrupted and saved: the same command goes on from here.")
         raise typer.Exit(INTERRUPTED)

@@ -69,7 +69,7 @@ def run(
     vocab_size: int | None = None,
     problems: int = 30_000,
     terms: int | None = None,
-    digits: int = 2,
+    digits: int | None = None,
     experts: int = 1,
     warmup_accuracy: float = 0.4,
     warmup_steps: int = 600,
@@ -106,7 +106,8 @@ def run(
         problems: draws from reasoning-gym, of which those seen before are dropped.
         terms: numbers per problem; None takes 2, where a solution is the answer alone, or 3 if a
             recipe needs the steps of a solution.
-        digits: largest number of digits of each.
+        digits: largest number of digits of each; None takes 2, or 1 where there are three or more
+            numbers, whose sums a short warm-up would not get right often enough to learn from.
         experts: feed-forward networks per layer, each token through one of them.
         warmup_accuracy: supervised training ends when this share of held-out answers is right,
         warmup_steps: or after this many steps.
@@ -136,6 +137,8 @@ def run(
         )
     if terms is None:
         terms = 3 if any("step_correct" in recipe.needs for recipe in chosen) else 2
+    if digits is None:
+        digits = 2 if terms == 2 else 1
     task = ChainSum(size=problems, seed=seed, terms=terms, digits=digits)
     held_out = ChainSum(size=problems, seed=seed, terms=terms, digits=digits, held_out=True)
     characters = len(task.tokenizer)
