@@ -30,6 +30,7 @@ from entropy_ext.recipes.kl_cov import KLCov
 from entropy_ext.recipes.luffy import Luffy
 from entropy_ext.recipes.minirl import MiniRL
 from entropy_ext.recipes.opo import Opo
+from entropy_ext.recipes.pass_at_k import PassAtK
 from entropy_ext.recipes.positive_reweight import PositiveReweight
 from entropy_ext.recipes.prorl import ProRL
 from entropy_ext.recipes.psr_nsr import Nsr, Psr, WReinforce
@@ -83,6 +84,7 @@ __all__ = [
     "MiniRL",
     "Nsr",
     "Opo",
+    "PassAtK",
     "Plan",
     "PositiveReweight",
     "ProRL",
@@ -160,9 +162,10 @@ RECIPES: dict[str, type[Recipe]] = {
 PARTS: dict[str, type[Recipe]] = {
     "clip_higher": ClipHigher,
     "dynamic_sampling": DynamicSampling,
+    "pass_at_k": PassAtK,
     "semantic_curriculum": SemanticCurriculum,
 }
-"""What `compose` knows besides: single changes out of a larger recipe."""
+"""What `compose` knows besides: single changes, most of them out of a larger recipe."""
 
 
 def get(name: str, **options: Any) -> Recipe:

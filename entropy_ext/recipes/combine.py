@@ -55,7 +55,8 @@ def combine(
             offline=any(c.sampling.offline for c in classes),
         ),
         "__doc__": f"{', '.join(c.name for c in (base, *parts))} in one; see there.",
-        "__reduce__": lambda self: (_restored, (base, parts, aggregation), vars(self)),
+        "composed_of": (base, parts, aggregation),
+        "__reduce__": lambda self: (_restored, (_formula(type(self)),), vars(self)),
     }
     combined: type[Recipe] = composite(type("Composed", tuple(bases), figures))
     averages = {c.aggregation: c.name for c in classes if _owner(c, "aggregation") is not Recipe}
@@ -115,12 +116,26 @@ def check_options(recipe: type[Recipe], options: Mapping[str, Any]) -> None:
         _owner(recipe, hook)(**asked)
 
 
-def _restored(
-    base: type[Recipe], parts: tuple[type[Recipe], ...], aggregation: Aggregation | None
-) -> Recipe:
+def _restored(formula: Any) -> Recipe:
     """An instance for pickle to fill: the class is made anew, for no module holds it."""
-    combined = combine(base, *parts, aggregation=aggregation)
-    return combined.__new__(combined)
+    recipe = _made(formula)
+    return recipe.__new__(recipe)
+
+
+def _formula(recipe: type[Recipe]) -> Any:
+    """What pickle can hold of a class: itself, or of a composition what it was composed of."""
+    if "composed_of" not in vars(recipe):
+        return recipe
+    base, parts, aggregation = vars(recipe)["composed_of"]
+    return _formula(base), tuple(map(_formula, parts)), aggregation
+
+
+def _made(formula: Any) -> type[Recipe]:
+    """The class of a formula."""
+    if isinstance(formula, type):
+        return formula
+    base, parts, aggregation = formula
+    return combine(_made(base), *map(_made, parts), aggregation=aggregation)
 
 
 def _owner(recipe: type[Recipe], name: str) -> type[Recipe]:

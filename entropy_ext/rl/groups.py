@@ -76,6 +76,14 @@ class Groups:
         place = torch.empty_like(order).scatter_(0, order, position)
         return place - self._first.gather(0, self._segment)
 
+    def sum_above(self, values: Tensor, by: Tensor) -> Tensor:
+        """[B]: the sum of values over the members of a higher rank by `by`, both [B] floating."""
+        start = self._first.gather(0, self._segment)
+        place = start + self.rank(by)
+        values = at_least_float32(values)
+        upto = torch.zeros_like(values).scatter_(0, place, values).cumsum(0)
+        return upto.gather(0, start + self.size - 1) - upto.gather(0, place)
+
     def varies(self, values: Tensor) -> Tensor:
         """[B] bool: whether the members of the group differ in `values`, [B] of any dtype."""
         return self.sum((values != self.first(values)).to(torch.float32)) > 0

@@ -9,6 +9,7 @@ import torch
 
 from entropy_ext import recipes
 from entropy_ext.recipes import PARTS, RECIPES, PromptStats, Recipe
+from entropy_ext.rl import group_zscore
 from tests.recipe_cases import assert_same, case, step, table
 from tests.recipe_runs import make_logits, make_rollout, prepare
 
@@ -99,6 +100,27 @@ def test_state_of_all_parts_survives():
     assert torch.equal(one.weights, other.weights)
     assert one.weights.min() > 0
     assert one.coefficients == other.coefficients
+
+
+def test_the_best_of_k_as_a_part():
+    """DAPO's loss on what a response adds to the best of two; k = 1 is GRPO's biased z-score."""
+    recipe, rollout = recipes.compose("dapo", "pass_at_k", k=2, eps=1e-3), make_rollout()
+    mask = torch.ones_like(rollout.mask)
+    rollout = rollout.replace(mask=mask)
+    # Prompt 0 has rewards 1, 0, 1, of which every pair holds a 1; then 1, 0, 0.
+    assert recipe.targets(rollout).advantages.abs().max() == 0
+    rollout = rollout.replace(rewards=table([1.0, 0.0, 0.0, 1.0, 0.0, 0.0]))
+    spread = (2 / 9) ** 0.5 + 1e-3
+    expected = [1 / 3 / spread, 0, -1 / 6 / spread, 0, -1 / 6 / spread, 0]
+    assert recipe.targets(rollout).advantages[:, 0].tolist() == pytest.approx(expected)
+    assert (recipe.clip_high, recipe.name) == (0.28, "dapo+pass_at_k")
+    one = recipes.compose("grpo", "pass_at_k", k=1).targets(rollout).advantages
+    scores = group_zscore(rollout.rewards, rollout.prompt, mask, unbiased=False)
+    torch.testing.assert_close(one, scores, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="k: expected a number >= 1 and <= 15, got 16"):
+        recipes.compose("grpo", "pass_at_k", k=16)
+    with pytest.raises(ValueError, match="dr_grpo and pass_at_k both override targets"):
+        recipes.compose("pass_at_k", "dr_grpo")
 
 
 def test_one_part_is_itself_and_what_a_group_needs_is_kept():
@@ -196,7 +218,30 @@ def test_a_composition_survives_pickling(parts, options, again):
 
     What sends recipes to worker processes, or copies a trainer, pickles them.
     """
-    recipe, logits, rollout = recipes.compose(*parts, **options), make_logits(), make_rollout()
+    _check_copy(recipes.compose(*parts, **options), again)
+
+
+class Own(type(recipes.compose("dapo", "steer"))):
+    """A composition that a module does hold."""
+
+
+@pytest.mark.parametrize("again", [lambda x: pickle.loads(pickle.dumps(x)), copy.deepcopy])
+def test_a_composition_of_compositions_survives_pickling(again):
+    """Catches inner classes that pickle looks for by name, and their averages lost."""
+    average = "seq-mean-token-sum-norm"
+    inner = type(recipes.compose("dapo", "dr_grpo", aggregation=average))
+    other = type(recipes.compose("grpo", "steer"))
+    twice = type(recipes.compose(inner, other, aggregation=average))
+    options = {"initial": 0.3, "clip_high": 0.4, "aggregation": "token-mean"}
+    _check_copy(recipes.compose(twice, "positive_reweight", **options), again)
+    assert again(recipes.compose(twice)).clip_high == 0.28
+    restored = again(Own(clip_high=0.4))
+    assert type(restored) is Own
+    assert restored.clip_high == 0.4
+
+
+def _check_copy(recipe, again):
+    logits, rollout = make_logits(), make_rollout()
     prepare(recipe, logits, rollout)
     restored = again(recipe)
     assert restored.name == recipe.name

@@ -5,8 +5,10 @@ import signal
 import pytest
 import torch
 from rich.console import Console
+from typer.testing import CliRunner
 
 from entropy_ext.recipes import Recipe, Sampling, StepActions
+from sim.__main__ import app
 from sim.rlvr.model import build_model
 from sim.rlvr.run import run
 from sim.rlvr.task import ChainSum
@@ -118,6 +120,16 @@ def test_another_run_s_directory_is_refused(tmp_path, warm):
     with pytest.raises(ValueError, match="group_size was 4, is 2"):
         run(["grpo"], out=out, steps=1, **changed)
     assert len(run(["grpo"], out=out, steps=2, **TINY).records["grpo"].rows) == 2
+
+
+def test_a_warm_up_that_falls_short_is_told(tmp_path):
+    """And three numbers have one digit unless told otherwise: with two it takes far longer."""
+    arguments = ["--recipe", "bcpg_nsa", "--steps", "1", "--prompts", "2", "--stored-prompts", "2"]
+    arguments += ["--warmup-steps", "1", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, ["rlvr", *arguments], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    assert "short of 0.40: its 1 steps were too few (--warmup-steps)" in result.output
+    assert torch.load(tmp_path / "warmup.pt", weights_only=True)["settings"]["digits"] == 1
 
 
 def test_each_recipe_has_its_own_sizes(tmp_path, warm):

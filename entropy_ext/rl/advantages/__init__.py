@@ -6,6 +6,7 @@ from entropy_ext.rl.advantages.gae import gae, length_adaptive_decay, terminal_r
 from entropy_ext.rl.advantages.gpg import gpg
 from entropy_ext.rl.advantages.group import Singleton, group_mean, group_zscore
 from entropy_ext.rl.advantages.leave_one_out import leave_one_out
+from entropy_ext.rl.advantages.pass_at_k import pass_at_k_advantage
 from entropy_ext.rl.advantages.psr_nsr import psr_nsr
 from entropy_ext.rl.advantages.unlikeliness import (
     UnlikelinessForm,
@@ -26,6 +27,7 @@ __all__ = [
     "leave_one_out",
     "length_adaptive_decay",
     "opo",
+    "pass_at_k_advantage",
     "psr_nsr",
     "terminal_rewards",
     "unlikeliness",
