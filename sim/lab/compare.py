@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +24,7 @@ __all__ = [
     "at_level",
     "compare",
     "difference",
+    "difference_at",
     "final",
     "lost",
     "tabulate",
@@ -165,6 +166,34 @@ def difference(tables: Tables, measure: str, arm: str, other: str) -> Interval:
         finals.numbers("value", arm=other, measure=measure),
         strict=True,
     )
+    return _paired_where_known(pairs)
+
+
+def difference_at(
+    tables: Tables, measure: str, arm: str, other: str, *, level: float, of: str = "reward"
+) -> Interval:
+    """Mean over seeds of arm − other, each where its own `of` first reached a level.
+
+    Args:
+        tables: with "runs".
+        measure: what is compared.
+        arm, other: which arms.
+        level: of `of`; seeds of which either arm never reaches it are left out.
+        of: what both have as much of: the reward, the responses sampled.
+    """
+    reached = []
+    for name in (arm, other):
+        runs = tables["runs"].where(arm=name)
+        kept = [runs.where(seed=seed) for seed in runs.values("seed")]
+        rising, values = (
+            torch.tensor([rows.numbers(column) for rows in kept], dtype=torch.float64).T
+            for column in (of, measure)
+        )
+        reached.append(at_level(rising, values, level))
+    return _paired_where_known(zip(*reached, strict=True))
+
+
+def _paired_where_known(pairs: Iterable[tuple[float, float]]) -> Interval:
     known = [(a, b) for a, b in pairs if not math.isnan(a) and not math.isnan(b)]
     if len(known) < 10:
         return Interval(math.nan, math.nan, math.nan, len(known))

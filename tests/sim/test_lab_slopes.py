@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from entropy_ext.recipes import DynamicSampling, Sampling
+from sim.lab.compare import difference_at
 from sim.lab.exact import Policy, mean_token_entropy
 from sim.lab.harness import Trainer
 from sim.lab.measures import lengths
 from sim.lab.slopes import slope, zscore_weight
+from sim.lab.tables import Table
 from sim.lab.tasks import token_tree
 
 
@@ -95,3 +97,17 @@ def test_what_was_sampled_counts_refills():
     trainer.step()
     assert trainer.measure()["sampled"][0] == 3 * 8
     assert trainer.measure()["sampled"][1] < 3 * 8
+
+
+def test_differences_at_a_level_pair_the_same_seeds():
+    """Catches arms read at the same step rather than level, and seeds that never get there."""
+    rows = []
+    for seed in range(12):
+        for step in range(5):
+            reached = 0.1 * step if seed < 11 else 0.0
+            rows.append(("slow", seed, step, reached, 10.0 * seed + step))
+            rows.append(("fast", seed, step, 2 * reached, 10.0 * seed + 3 * step))
+    tables = {"runs": Table.of(("arm", "seed", "step", "reward", "length"), rows)}
+    found = difference_at(tables, "length", "fast", "slow", level=0.3)
+    assert found.samples == 11
+    assert found.value == pytest.approx(3 * 1.5 - 3)
