@@ -7,10 +7,13 @@ import math
 import pytest
 import torch
 
+from entropy_ext.recipes import Sampling
 from sim.lab.draws import normals
 from sim.lab.enumeration import along, likelihood_gradient, relative_error, to_parameters
+from sim.lab.foretold import foretell
+from sim.lab.sampler import Draw, sample
 from sim.lab.statistics import rank_correlation
-from sim.lab.tasks import prompt_set
+from sim.lab.tasks import prompt_set, token_tree
 from sim.lab.tree import grow
 
 SEEDS = torch.tensor([5, 6])
@@ -52,3 +55,48 @@ def test_rank_correlation_by_hand():
     assert math.isnan(rank_correlation([1, 1], [1, 2]))
     with pytest.raises(ValueError, match="right: expected 2 values as in left, got 1"):
         rank_correlation([1, 2], [1])
+
+
+def test_entropy_changes_are_foretold_by_hand():
+    """Catches an Ω that met a bound or lost its sign, a stale ratio, a step of another token."""
+    task = token_tree([3, 8], prompts=2, vocab=3, max_length=2, answers=3, success=0.3)
+    weights = torch.ones(2, 2, dtype=torch.float64)
+    samples = sample(
+        task,
+        task.start,
+        task.start,
+        weights,
+        Draw(0, 0.0, 0, None),
+        sampling=Sampling(group_size=8),
+        groups=2,
+    )
+    logits = task.start + 0.3 * normals(task.seeds, 5, shape=tuple(task.start.shape[1:]))
+    found = foretell(task, samples, logits, eta=1e-6)
+    seen = 0
+    for n, row, t in found.mask.nonzero().tolist():
+        prompt, response = int(samples.prompt[n, row]), int(samples.response[n, row])
+        state, a = int(task.tree.states[response, t]), int(task.tree.tokens[response, t])
+        p, old = (z[n, prompt, state].softmax(-1) for z in (logits, task.start))
+        mine = samples.prompt[n] == prompt
+        rewards = samples.fields["rewards"][n]
+        advantage = (rewards[row] - rewards[mine].mean()) / (rewards[mine].std() + 1e-6)
+        entropy, stale = (-(q * q.log()).sum() for q in (p, old))
+        rho = p[a] / old[a]
+        # The released code takes the entropy of the policy that sampled; the sign is of now.
+        code = rho * advantage * (1 - p[a]) * (p[a].log() + stale)
+        own = rho * advantage * p[a] * (1 - p[a]) * (p[a].log() + stale)
+        share = p * (p.log() + entropy)
+        exact = -rho * advantage * (share[a] - (p * share).sum())
+        size = {"STEER's code": code, "own logit": own}
+        for name, value in size.items():
+            assert float(found.estimates[name][n, row, t].abs()) == pytest.approx(
+                abs(float(value)), rel=1e-6, abs=1e-9
+            )
+        sign = -(advantage * (p[a].log() + entropy)).sign()
+        assert found.estimates["own logit"][n, row, t].sign() == sign
+        assert float(found.estimates["exact"][n, row, t]) == pytest.approx(float(exact))
+        assert float(found.measured[n, row, t]) == pytest.approx(
+            1e-6 * float(exact), rel=1e-3, abs=1e-11
+        )
+        seen += 1
+    assert seen > 10

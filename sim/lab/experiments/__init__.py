@@ -20,6 +20,7 @@ from sim.lab.experiments import (
     reward_entropy_law,
     sampled_update,
     sign_table,
+    steer_prediction,
 )
 
 __all__ = ["EXPERIMENTS"]
@@ -43,5 +44,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         entropic_tracking,
         neutral_update,
         high_entropy_tokens,
+        steer_prediction,
     )
 }
