@@ -10,7 +10,7 @@ from entropy_ext.rl.checks import check_tensor
 from entropy_ext.rl.precision import at_least_float32
 from entropy_ext.token_selection import CovarianceMoments, covariance
 
-__all__ = ["masked_mean", "token_covariance", "token_ids"]
+__all__ = ["gathered", "masked_mean", "summed", "token_covariance", "token_ids"]
 
 
 @torch.no_grad()
@@ -85,3 +85,27 @@ def token_ids(mask: Tensor, *, group: dist.ProcessGroup | None = None) -> Tensor
     sizes[rank] = mask.numel()
     dist.all_reduce(sizes, group=group)
     return ids + sizes[:rank].sum()
+
+
+@torch.no_grad()
+def summed(values: Tensor, *, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Values of any shape, added over the ranks of a group; themselves without one."""
+    if group is None:
+        return values
+    total = values.clone()
+    dist.all_reduce(total, group=group)
+    return total
+
+
+@torch.no_grad()
+def gathered(values: Tensor, *, fill: float, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Values [N] of all ranks one after the other, each padded with `fill` to the longest; the same
+    on every rank. With a group the host waits for the lengths; without one these are the values."""
+    if group is None:
+        return values
+    longest = torch.tensor(len(values), device=values.device)
+    dist.all_reduce(longest, dist.ReduceOp.MAX, group=group)
+    padded = torch.nn.functional.pad(values, (0, int(longest) - len(values)), value=fill)
+    parts = [torch.empty_like(padded) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, padded, group=group)
+    return torch.cat(parts)

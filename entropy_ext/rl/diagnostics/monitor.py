@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from entropy_ext.rl.checks import check_bound
 from entropy_ext.rl.diagnostics.pass_at_k import pass_at_k
 from entropy_ext.rl.groups import Groups
 from entropy_ext.rl.rollout import Rollout
-from entropy_ext.rl.statistics import masked_mean, token_covariance
+from entropy_ext.rl.statistics import gathered, masked_mean, summed, token_covariance
 from entropy_ext.token_selection import entropy_change
 from entropy_ext.token_stats import TokenStats
 
@@ -35,19 +36,29 @@ class EntropyMonitor:
     - groups/zero_advantage: share of groups without any advantage
 
     A mean of nothing, such as over positive tokens where there are none, repeats that of the step
-    before, 0 at first. All is of this rank's tokens.
+    before, 0 at first. With a group all is of the tokens and prompts of all its ranks, the same on
+    each of them; a prompt's responses lie on one rank.
 
     Args:
         k: of pass/k; groups of fewer responses do not enter it.
         top_fraction: share of tokens for covariance/top, at least one token; 2e-4 in the Entropy
             Mechanism paper (arXiv 2505.22617).
+        group: ranks whose parts are one step; all of them must call `update`, with the same
+            optional fields. The host then waits for the sizes of the parts.
     """
 
-    def __init__(self, *, k: int = 8, top_fraction: float = 2e-4) -> None:
+    def __init__(
+        self,
+        *,
+        k: int = 8,
+        top_fraction: float = 2e-4,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
         check_bound("k", k, at_least=1)
         check_bound("top_fraction", top_fraction, at_least=0, at_most=1)
         self.k = k
         self.top_fraction = top_fraction
+        self.group = group
         self._last: dict[str, Tensor] = {}
         self._line: Tensor | None = None
         """[5] float64: steps, means of x = exp(H) and R, Σ(x − mean)², Σ(x − mean)(R − mean)"""
@@ -74,20 +85,21 @@ class EntropyMonitor:
         mask = rollout.mask & torch.isfinite(stats.logp) & torch.isfinite(stats.entropy)
         seen = {
             **self._of_entropy(stats.entropy, advantages, mask),
-            **self._of_covariance(token_covariance(stats.logp, advantages, mask), mask),
-            "groups/zero_advantage": _share_of_groups(
+            **self._of_covariance(stats.logp, advantages, mask),
+            "groups/zero_advantage": self._share_of_groups(
                 rollout.prompt, torch.where(rollout.mask, advantages, 0.0).abs().amax(-1) == 0
             ),
-            "kl/old": _mean_k3(stats.logp, rollout.old_logp, mask),
+            "kl/old": self._mean_k3(stats.logp, rollout.old_logp, mask),
         }
         if stats.collision is not None:
             change = entropy_change(stats, advantages.to(stats.logp.dtype))
-            seen["entropy_change/predicted"] = masked_mean(change, mask & torch.isfinite(change))
+            seen["entropy_change/predicted"] = self._mean(change, mask & torch.isfinite(change))
         if rollout.ref_logp is not None:
-            seen["kl/reference"] = _mean_k3(stats.logp, rollout.ref_logp, mask)
+            seen["kl/reference"] = self._mean_k3(stats.logp, rollout.ref_logp, mask)
         if metrics is not None:
-            for side in ("low", "high"):
-                seen[f"clip/{side}"] = metrics[f"clip_{side}"] / metrics["tokens"]
+            counts = [metrics[name].double() for name in ("clip_low", "clip_high", "tokens")]
+            low, high, tokens = summed(torch.stack(counts), group=self.group)
+            seen.update({"clip/low": low / tokens, "clip/high": high / tokens})
         if rollout.correct is not None:
             seen.update(self._of_success(rollout.prompt, rollout.correct, seen["entropy/mean"]))
         return self._remembered(seen)
@@ -107,23 +119,27 @@ class EntropyMonitor:
         self._last, self._line = dict(state["last"]), state["line"]
 
     def _of_entropy(self, entropy: Tensor, advantages: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        mean = masked_mean(entropy, mask)
+        mean = self._mean(entropy, mask)
         before = self._last.get("entropy/mean", mean)
-        ordered = torch.where(mask, entropy, torch.inf).flatten().sort().values
+        known = torch.where(mask, entropy, torch.inf).flatten()
+        ordered = gathered(known, fill=torch.inf, group=self.group).sort().values
+        count = summed(mask.sum(), group=self.group)
         return {
             "entropy/mean": mean,
-            **{f"entropy/p{q}": _quantile(ordered, mask.sum(), q / 100) for q in (20, 50, 80)},
-            "entropy/positive": masked_mean(entropy, mask & (advantages > 0)),
-            "entropy/negative": masked_mean(entropy, mask & (advantages < 0)),
+            **{f"entropy/p{q}": _quantile(ordered, count, q / 100) for q in (20, 50, 80)},
+            "entropy/positive": self._mean(entropy, mask & (advantages > 0)),
+            "entropy/negative": self._mean(entropy, mask & (advantages < 0)),
             "entropy_change/measured": mean - before,
         }
 
-    def _of_covariance(self, covariance: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        ordered = torch.where(mask, covariance, -torch.inf).flatten().sort(descending=True).values
-        count = (mask.sum() * self.top_fraction).floor().clamp(min=1)
+    def _of_covariance(self, logp: Tensor, advantages: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        covariance = token_covariance(logp, advantages, mask, group=self.group)
+        known = torch.where(mask, covariance, -torch.inf).flatten()
+        ordered = gathered(known, fill=-torch.inf, group=self.group).sort(descending=True).values
+        count = (summed(mask.sum(), group=self.group) * self.top_fraction).floor().clamp(min=1)
         top = torch.arange(len(ordered), device=ordered.device) < count
         return {
-            "covariance/mean": masked_mean(covariance, mask),
+            "covariance/mean": self._mean(covariance, mask),
             "covariance/top": torch.where(top, ordered, 0.0).sum() / count,
         }
 
@@ -132,13 +148,29 @@ class EntropyMonitor:
         right = groups.sum(correct.double())
         estimate = pass_at_k(groups.size, right.long(), self.k)
         enough = groups.size >= self.k
+        # A share of each prompt for each of its responses: the sums are over prompts.
         share = 1 / groups.size.double()
-        first = (right * share * share).sum() / share.sum()
-        kth = (torch.where(enough, estimate, 0.0) * share).sum() / (enough * share).sum()
+        numbers = (right * share, 1.0, torch.where(enough, estimate, 0.0), enough)
+        sums = torch.stack([(number * share).sum() for number in numbers])
+        passed, prompts, passed_k, prompts_k = summed(sums, group=self.group)
+        first = passed / prompts
         self._line = _with_point(self._line, entropy.double().exp(), first)
         _, mean_x, mean_r, squares, products = self._line.unbind()
         slope = torch.where(squares > 0, products / squares, 0.0)
-        return {"pass/1": first, "pass/k": kth, "ceiling": mean_r + slope * (1 - mean_x)}
+        ceiling = mean_r + slope * (1 - mean_x)
+        return {"pass/1": first, "pass/k": passed_k / prompts_k, "ceiling": ceiling}
+
+    def _mean(self, values: Tensor, mask: Tensor) -> Tensor:
+        return masked_mean(values, mask, group=self.group)
+
+    def _mean_k3(self, logp: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+        difference = (other - logp).clamp(-20, 20)
+        return self._mean(difference.expm1() - difference, mask & torch.isfinite(other))
+
+    def _share_of_groups(self, prompt: Tensor, holds: Tensor) -> Tensor:
+        share = 1 / Groups(prompt).size.double()
+        sums = summed(torch.stack([(holds * share).sum(), share.sum()]), group=self.group)
+        return sums[0] / sums[1]
 
     def _remembered(self, seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
         held = {
@@ -175,13 +207,3 @@ def _quantile(ordered: Tensor, count: Tensor, q: float) -> Tensor:
         ordered.gather(0, index.long().view(1)).squeeze(0) for index in (low, at.ceil())
     )
     return below + (above - below) * (at - low).to(ordered.dtype)
-
-
-def _share_of_groups(prompt: Tensor, holds: Tensor) -> Tensor:
-    share = 1 / Groups(prompt).size.double()
-    return (holds * share).sum() / share.sum()
-
-
-def _mean_k3(logp: Tensor, other: Tensor, mask: Tensor) -> Tensor:
-    difference = (other - logp).clamp(-20, 20)
-    return masked_mean(difference.expm1() - difference, mask & torch.isfinite(other))
