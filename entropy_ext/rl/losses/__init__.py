@@ -8,9 +8,11 @@ from entropy_ext.rl.losses.bcpg import bcpg_nsa
 from entropy_ext.rl.losses.ce_gppo import ce_gppo
 from entropy_ext.rl.losses.cispo import cispo
 from entropy_ext.rl.losses.covariance import CovPenalty, clip_cov, kl_cov
+from entropy_ext.rl.losses.dcpo import dcpo, dcpo_bounds
 from entropy_ext.rl.losses.dppo import Divergence, dppo
 from entropy_ext.rl.losses.entropic import confidence_pull
 from entropy_ext.rl.losses.erc import entropy_ratio_mask
+from entropy_ext.rl.losses.fipo import fipo, future_weight
 from entropy_ext.rl.losses.kl import KLEstimator, kl_penalty
 from entropy_ext.rl.losses.likelihood import positive_nll
 from entropy_ext.rl.losses.luffy import mixed_policy
@@ -34,9 +36,13 @@ __all__ = [
     "cispo",
     "clip_cov",
     "confidence_pull",
+    "dcpo",
+    "dcpo_bounds",
     "dppo",
     "dro",
     "entropy_ratio_mask",
+    "fipo",
+    "future_weight",
     "gmpo",
     "gspo",
     "held_by_clip",
