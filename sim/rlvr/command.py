@@ -68,6 +68,12 @@ def rlvr(
     keep_routing: Annotated[
         bool, typer.Option("--keep-routing", help="Train through the experts sampled through.")
     ] = False,
+    chunked_head: Annotated[
+        bool, typer.Option("--chunked-head", help="Never hold the logits of all tokens at once.")
+    ] = False,
+    chunk_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Of those, most at once; default: 256 MiB of logits.")
+    ] = None,
     warmup_accuracy: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Where supervised training stops.")
     ] = 0.4,
@@ -110,6 +116,8 @@ def rlvr(
             digits=digits,
             experts=experts,
             keep_routing=keep_routing,
+            chunked_head=chunked_head,
+            chunk_tokens=chunk_tokens,
             warmup_accuracy=warmup_accuracy,
             warmup_steps=warmup_steps,
             evaluate_every=evaluate_every,

@@ -68,6 +68,8 @@ def _scored(
             temperature=scorer.temperature,
             support=micro.support,
             routing=None if routing is None else routing[rows],
+            chunked_head=scorer.chunked_head,
+            chunk_tokens=scorer.chunk_tokens,
         )
         used = routes(model)
         assert used is not None

@@ -8,10 +8,17 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from entropy_ext import Support, TokenStats, token_stats
+from entropy_ext import Support, TokenStats, linear_token_stats, token_stats
 from sim.rlvr.experts import add_experts, replayed
 
-__all__ = ["Critic", "build_model", "in_precision", "position_ids", "response_stats"]
+__all__ = [
+    "Critic",
+    "build_model",
+    "in_precision",
+    "position_ids",
+    "response_hidden",
+    "response_stats",
+]
 
 
 def build_model(
@@ -52,7 +59,7 @@ class Critic(nn.Module):
     def __init__(self, policy: LlamaForCausalLM) -> None:
         super().__init__()
         self.trunk = copy.deepcopy(policy.model)
-        self.head = nn.Linear(policy.config.hidden_size, 1)
+        self.head = nn.Linear(policy.config.hidden_size, 1, dtype=policy.dtype)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -93,6 +100,8 @@ def response_stats(
     support: Support | None = None,
     extras: bool = False,
     routing: Tensor | None = None,
+    chunked_head: bool = False,
+    chunk_tokens: int | None = None,
 ) -> TokenStats:
     """Statistics of every response token, differentiable in the parameters.
 
@@ -106,17 +115,43 @@ def response_stats(
         support: B·T rows, see `token_stats`.
         extras: see `token_stats`.
         routing: [B, P + T − 1, layers] int64 to replay, of a model with experts.
+        chunked_head: never hold the logits of all tokens at once; not with a support.
+        chunk_tokens: see `linear_token_stats`.
 
     Returns:
         TokenStats of [B, T], nats, 0 off the mask.
     """
+    texts = (prompt, prompt_mask, tokens, mask)
+    if chunked_head:
+        if support is not None:
+            raise ValueError("chunked_head: expected no support, which needs all logits of a token")
+        return linear_token_stats(
+            *(response_hidden(model, *texts, routing=routing), model.lm_head.weight, tokens),
+            temperature=temperature,
+            mask=mask,
+            chunk_tokens=chunk_tokens,
+            extras=extras,
+        )
     with replayed(model, routing):
-        logits = model(
-            **_inputs(prompt, prompt_mask, tokens, mask), logits_to_keep=tokens.shape[1]
-        ).logits
+        logits = model(**_inputs(*texts), logits_to_keep=tokens.shape[1]).logits
     return token_stats(
         logits, tokens, temperature=temperature, mask=mask, support=support, extras=extras
     )
+
+
+def response_hidden(
+    model: LlamaForCausalLM,
+    prompt: Tensor,
+    prompt_mask: Tensor,
+    tokens: Tensor,
+    mask: Tensor,
+    *,
+    routing: Tensor | None = None,
+) -> Tensor:
+    """[B, T, H]: what the head turns into the logits of every response token."""
+    with replayed(model, routing):
+        hidden: Tensor = model.model(**_inputs(prompt, prompt_mask, tokens, mask)).last_hidden_state
+    return hidden[:, -tokens.shape[1] :]
 
 
 def _inputs(

@@ -15,6 +15,7 @@ from transformers import LlamaForCausalLM
 from entropy_ext.recipes import Recipe
 from sim.rlvr import checkpoint
 from sim.rlvr.interrupt import deferred_interrupt
+from sim.rlvr.losses import check_chunked_head
 from sim.rlvr.model import build_model
 from sim.rlvr.options import configured
 from sim.rlvr.plots import plot_comparison
@@ -66,6 +67,8 @@ def run(
     stored_prompts: int = 512,
     sampler_dtype: str = "float32",
     keep_routing: bool = False,
+    chunked_head: bool = False,
+    chunk_tokens: int | None = None,
     vocab_size: int | None = None,
     problems: int = 30_000,
     terms: int | None = None,
@@ -102,6 +105,9 @@ def run(
         stored_prompts: problems that a recipe on stored data has responses to.
         sampler_dtype: precision in which the policy samples, "float32" or "bfloat16".
         keep_routing: replay, while training, the experts that were used while sampling.
+        chunked_head: train and score without ever holding the logits of all tokens.
+        chunk_tokens: with chunked_head: most tokens whose logits exist at once, no fewer than
+            max_length; None takes what fits 256 MiB.
         vocab_size: of the model, at least the tokenizer's; the tokens beyond it stand for nothing.
         problems: draws from reasoning-gym, of which those seen before are dropped.
         terms: numbers per problem; None takes 2, where a solution is the answer alone, or 3 if a
@@ -121,7 +127,7 @@ def run(
     Raises:
         ValueError: an unknown recipe, one named twice or one this task cannot supply; an unknown
             option; a vocabulary below the tokenizer's; routing kept where there are no experts; a
-            directory that holds a run with other settings.
+            chunked head that cannot be had; a directory that holds a run with other settings.
     """
     started = time.monotonic()
     if len(set(names)) != len(names) or not names:
@@ -148,6 +154,8 @@ def run(
         raise ValueError(f"vocab_size: expected at least {characters}, got {vocab_size}")
     if max_length is None:
         max_length = 2 * task.solution_tokens.shape[1]
+    for recipe in chosen:
+        check_chunked_head(recipe, chunked_head, chunk_tokens, max_length)
     warmup_file = out / "warmup.pt" if warmup_file is None else warmup_file
     if fresh:
         for path in (warmup_file, *(out / name / "checkpoint.pt" for name in names)):
@@ -173,6 +181,8 @@ def run(
         "stored_prompts": stored_prompts,
         "sampler_dtype": sampler_dtype,
         "keep_routing": keep_routing,
+        "chunked_head": chunked_head,
+        "chunk_tokens": chunk_tokens,
         **given,
     }
     records: dict[str, Records] = {}
@@ -201,6 +211,8 @@ def run(
                     stored_prompts=stored_prompts,
                     sampler_dtype=SAMPLER_DTYPES[sampler_dtype],
                     keep_routing=keep_routing,
+                    chunked_head=chunked_head,
+                    chunk_tokens=chunk_tokens,
                 )
 
                 def prepared(left: int, row: dict[str, float], name: str = name) -> None:

@@ -21,12 +21,24 @@ class Scorer:
         temperature: of the policy.
         micro_batch: most sequences in one forward pass.
         extras: see `token_stats`.
+        chunked_head: never hold the logits of all tokens at once.
+        chunk_tokens: see `linear_token_stats`.
     """
 
-    def __init__(self, *, temperature: float, micro_batch: int, extras: bool) -> None:
+    def __init__(
+        self,
+        *,
+        temperature: float,
+        micro_batch: int,
+        extras: bool,
+        chunked_head: bool = False,
+        chunk_tokens: int | None = None,
+    ) -> None:
         self.temperature = temperature
         self.micro_batch = micro_batch
         self.extras = extras
+        self.chunked_head = chunked_head
+        self.chunk_tokens = chunk_tokens
 
     def slices(self, size: int) -> Iterator[slice]:
         """Micro-batches of `size` sequences."""
@@ -57,6 +69,8 @@ class Scorer:
                 support=None if support is None else support.rows(columns[rows].flatten()),
                 extras=self.extras,
                 routing=None if routing is None else routing[rows],
+                chunked_head=self.chunked_head,
+                chunk_tokens=self.chunk_tokens,
             )
             for rows in self.slices(len(prompt))
         ]

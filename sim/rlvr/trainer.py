@@ -17,8 +17,9 @@ from entropy_ext.rl.aggregate import aggregate, count
 from sim.rlvr.batch import Batch
 from sim.rlvr.collect import Collector
 from sim.rlvr.drift import routing_drift
+from sim.rlvr.losses import check_chunked_head, policy_loss
 from sim.rlvr.metrics import critic_metrics, update_metrics
-from sim.rlvr.model import Critic, response_stats
+from sim.rlvr.model import Critic
 from sim.rlvr.scorer import Scorer
 from sim.rlvr.task import ChainSum
 
@@ -46,6 +47,13 @@ class Trainer:
         stored_prompts: groups in the stored data, where the recipe learns from such.
         sampler_dtype: precision in which the policy samples.
         keep_routing: of a model with experts: replay those that were used while sampling.
+        chunked_head: train and score without ever holding the logits of all tokens; sampling holds
+            those of one token per response.
+        chunk_tokens: with chunked_head: most tokens whose logits exist at once, no fewer than
+            max_length; None takes what fits 256 MiB.
+
+    Raises:
+        ValueError: a chunked head for a recipe that needs "support"; chunks too short.
     """
 
     def __init__(
@@ -64,7 +72,10 @@ class Trainer:
         stored_prompts: int = 512,
         sampler_dtype: torch.dtype = torch.float32,
         keep_routing: bool = False,
+        chunked_head: bool = False,
+        chunk_tokens: int | None = None,
     ) -> None:
+        check_chunked_head(recipe, chunked_head, chunk_tokens, max_length)
         self.model = model
         # Not frozen by requires_grad_(False): matrix products then round differently, and the
         # divergence from a copy of oneself would not be 0.
@@ -75,7 +86,11 @@ class Trainer:
         self.learning_rate = learning_rate
         self.keep_routing = keep_routing
         self.scorer = Scorer(
-            temperature=recipe.sampling.temperature, micro_batch=micro_batch, extras=recipe.extras
+            temperature=recipe.sampling.temperature,
+            micro_batch=micro_batch,
+            extras=recipe.extras,
+            chunked_head=chunked_head,
+            chunk_tokens=chunk_tokens,
         )
         self.generator = torch.Generator().manual_seed(seed)
         self.collector = Collector(
@@ -204,19 +219,14 @@ class Trainer:
         self.optimizer.zero_grad()
         sums: defaultdict[str, float] = defaultdict(float)
         for rows in self.scorer.slices(len(batch)):
-            micro, share = batch.rows(rows), plan.rows(rows)
-            stats = response_stats(
-                self.model,
-                *micro.texts,
-                temperature=self.scorer.temperature,
-                support=micro.support,
+            micro = batch.rows(rows)
+            loss, metrics = policy_loss(
+                *(self.model, self.recipe, micro, targets.rows(rows), plan.rows(rows), self.scorer),
                 routing=micro.routing if self.keep_routing else None,
             )
-            token_loss = self.recipe.token_loss(stats, micro.rollout, targets.rows(rows), share)
-            loss = share.aggregate(token_loss.loss)
             loss.backward()
             sums["loss"] += loss.item()
-            for name, value in token_loss.metrics.items():
+            for name, value in metrics.items():
                 sums[name] += value.item()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
