@@ -10,8 +10,10 @@ import torch
 from entropy_ext.recipes import Sampling
 from sim.lab.draws import normals
 from sim.lab.enumeration import along, likelihood_gradient, relative_error, to_parameters
+from sim.lab.exact import Policy, mean_token_entropy
 from sim.lab.foretold import foretell
 from sim.lab.sampler import Draw, sample
+from sim.lab.slopes import slope
 from sim.lab.statistics import rank_correlation
 from sim.lab.tasks import prompt_set, token_tree
 from sim.lab.tree import grow
@@ -100,3 +102,18 @@ def test_entropy_changes_are_foretold_by_hand():
         )
         seen += 1
     assert seen > 10
+
+
+def test_both_halves_of_a_step_on_one_prompt_are_parallel():
+    """Catches halves split by something other than the sign: (1 − p)·∇p and p·∇p."""
+    task = token_tree([3, 8], prompts=1, vocab=3, max_length=3, answers=3)
+    policy = Policy.of(task.tree, task.start)
+    success = policy.mean(task.rewards)
+    advantages = task.rewards - success[..., None]
+    positive, negative = (
+        slope(task, part, mean_token_entropy, task.start)
+        for part in (advantages.clamp(min=0), advantages.clamp(max=0))
+    )
+    odds = (1 - success[:, 0]) / success[:, 0]
+    assert (positive.abs() > 1e-4).all()
+    torch.testing.assert_close(positive, odds * negative)

@@ -17,6 +17,7 @@ from sim.lab.experiments import (
     neutral_update,
     off_policy_updates,
     positive_samples,
+    positive_schedules,
     reward_entropy_law,
     sampled_update,
     sign_table,
@@ -45,5 +46,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         neutral_update,
         high_entropy_tokens,
         steer_prediction,
+        positive_schedules,
     )
 }
