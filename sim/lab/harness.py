@@ -2,26 +2,26 @@
 
 The policy, its gradient and everything exact is one tensor over all seeds. A recipe, whose groups,
 means, selections and controllers must not mix seeds, is one instance for each seed and sees a
-Rollout of that seed alone; its hooks work on [B, T] numbers, the smaller part of the work.
+Rollout of that seed alone; torch.vmap calls the hooks of many seeds at once where it can.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from entropy_ext import TokenStats
-from entropy_ext.recipes import PromptStats, Recipe, Targets
+from entropy_ext.recipes import PromptStats, Recipe
 from sim.lab.draws import uniforms
 from sim.lab.exact import Policy, semantic_entropy
-from sim.lab.held import Held, concatenate, hold, stats_map
+from sim.lab.held import Held, Named, apart, concatenate, hold, pick, side_by_side, split
+from sim.lab.hooks import kept, learn, shaped, targets
 from sim.lab.measures import KS, Probe, measures
 from sim.lab.optimizers import Optimizer, OptimizerName
+from sim.lab.over_seeds import Hook, alike, over_seeds, overrides
 from sim.lab.sampler import SUPPLIED, Draw, Samples, sample, table_rows, table_stats
 from sim.lab.task import Task
 
@@ -77,6 +77,8 @@ class Trainer:
             raise ValueError(
                 f"recipe {self.kind.name} needs {', '.join(missing)}: not known to {task.name}"
             )
+        self.replay_support = replay_support or "support" in self.kind.needs
+        self.together = alike(self.recipes) and not self.replay_support
         self.parameters = task.start.clone().requires_grad_()
         self.reference = task.start.clone()
         self.optimizer = Optimizer(self.parameters, learning_rate, optimizer)
@@ -86,7 +88,6 @@ class Trainer:
         self.groups = trained if groups is None else groups
         self.wanted = self.groups * self.kind.sampling.group_size
         self.mismatch = mismatch
-        self.replay_support = replay_support or "support" in self.kind.needs
         self.stored = stored
         self.past = [task.start] * (1 + staleness)
         """parameters of the last steps, the oldest first"""
@@ -120,85 +121,96 @@ class Trainer:
     def step(self) -> None:
         """One training step of every seed."""
         held = self._collect()
-        targets = [
-            recipe.targets(mine.rollout) if len(mine) else None
-            for recipe, mine in zip(self.recipes, held, strict=True)
-        ]
-        sums: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros(len(held)).double())
+        goals = [self._call(targets, mine) for mine in held]
+        sums: defaultdict[str, Tensor] = defaultdict(
+            lambda: torch.zeros(len(self.recipes), dtype=torch.float64)
+        )
         for epoch in range(self.kind.epochs):
             u = uniforms(self.task.seeds, ORDER, self.done, epoch, shape=(self.wanted,))
             orders = [
-                u[n, : len(mine)].argsort().tensor_split(self.kind.minibatches)
-                for n, mine in enumerate(held)
+                u[mine.seeds, : len(mine)].argsort(-1).tensor_split(self.kind.minibatches, -1)
+                for mine in held
             ]
             for part in range(self.kind.minibatches):
-                whole = self.kind.minibatches == 1
+                if self.kind.minibatches == 1:
+                    self._update(held, goals, sums)
+                    continue
+                rows = [order[part] for order in orders]
+                there = [place for place, index in enumerate(rows) if index.shape[1]]
+                every = [torch.arange(len(index)) for index in rows]
                 self._update(
-                    [
-                        mine if whole else mine.rows(order[part])
-                        for mine, order in zip(held, orders, strict=True)
-                    ],
-                    [
-                        goal if whole or goal is None else goal.rows(order[part])
-                        for goal, order in zip(targets, orders, strict=True)
-                    ],
+                    [held[place].pick(every[place], rows[place]) for place in there],
+                    [pick(goals[place], every[place], rows[place]) for place in there],
                     sums,
                 )
         tokens = sums["tokens"].clamp(min=1)
         self.last = {name: sums[name] / tokens for name in ("clip_low", "clip_high")}
-        self.last["kept"] = torch.tensor([len(mine) for mine in held]).double() / self.wanted
+        self.last["kept"] = torch.zeros_like(tokens)
+        for mine in held:
+            self.last["kept"][mine.seeds] = len(mine) / self.wanted
         self.done += 1
         self.past = [*self.past[1:], self.parameters.detach().clone()]
         self._carry_out_requests()
 
+    def _call(self, hook: Hook, held: Held, *parts: Named) -> Named:
+        return over_seeds(held, self.recipes, self.together, hook, *parts)
+
     def _collect(self) -> list[Held]:
-        """What each seed learns from, rewards shaped.
+        """What the seeds learn from, rewards shaped.
 
         Groups that the recipe drops are made up for by further batches while its `refill` lasts;
         what then exceeds the wanted number is thrown away.
         """
-        parts: list[list[Held]] = [[] for _ in self.recipes]
+        batches: list[Held] = []
+        keeps = torch.zeros(len(self.recipes), 0, dtype=torch.bool)
         for refill in range(1 + self.kind.sampling.refill):
-            short = [n for n, mine in enumerate(parts) if sum(map(len, mine)) < self.wanted]
-            if not short:
+            short = keeps.sum(1) < self.wanted
+            if not short.any():
                 break
             samples = self._sample(refill)
-            for n in short:
-                mine, recipe = hold(samples, n), self.recipes[n]
-                assert mine.rollout.correct is not None
-                self.attempts[n] += mine.prompt.bincount(minlength=self.attempts.shape[1])
-                right = mine.prompt[mine.rollout.correct]
-                self.successes[n] += right.bincount(minlength=self.attempts.shape[1])
-                shaped = mine.rollout.replace(rewards=recipe.shape_rewards(mine.rollout))
-                keep = recipe.keep(shaped)
-                mine = replace(mine, rollout=shaped)
-                parts[n].append(mine if bool(keep.all()) else mine.rows(keep))
-        held = [concatenate(mine) for mine in parts]
-        return [mine.rows(slice(self.wanted)) if len(mine) > self.wanted else mine for mine in held]
+            drawn = samples.live & short[:, None]
+            right = drawn & samples.fields["correct"]
+            self.attempts.scatter_add_(1, samples.prompt, drawn.long())
+            self.successes.scatter_add_(1, samples.prompt, right.long())
+            batch, keep = self._shape(hold(samples), drawn)
+            batches.append(batch)
+            keeps = torch.cat([keeps, keep], 1)
+        keeps &= keeps.cumsum(1) <= self.wanted
+        return [mine for mine, _ in split(concatenate(batches), keeps)]
+
+    def _shape(self, held: Held, drawn: Tensor) -> tuple[Held, Tensor]:
+        """With the recipe's rewards, and what of the drawn responses [N, B] it keeps."""
+        shapes, drops = (overrides(self.kind, hook) for hook in ("shape_rewards", "keep"))
+        if not shapes and not drops:
+            return held, drawn
+        rewards, keep = held.fields["rewards"].clone(), drawn.clone()
+        for part, rows in split(held, drawn):
+            place = part.seeds[:, None], rows
+            mine = part
+            if shapes:
+                mine = part.shaped(self._call(shaped, part)["rewards"])
+                rewards[place] = mine.fields["rewards"]
+            if drops:
+                keep[place] = self._call(kept, mine)["keep"]
+        return held.shaped(rewards), keep
 
     @torch.no_grad()
     def _sample(self, refill: int) -> Samples:
         """One batch for every seed."""
         task, sampling = self.task, self.kind.sampling
         progress = self.done / self.steps
-        weights = [
-            recipe.select_prompts(
-                PromptStats(
-                    self.attempts[n],
-                    self.successes[n],
-                    self.semantic[n],
-                    None if task.domain is None else task.domain[task.trained],
-                ),
-                progress,
-            )
-            for n, recipe in enumerate(self.recipes)
-        ]
+        weights = torch.ones_like(self.attempts, dtype=torch.float64)
+        if overrides(self.kind, "select_prompts"):
+            domain = None if task.domain is None else task.domain[task.trained]
+            known = zip(self.attempts, self.successes, self.semantic, strict=True)
+            for n, seen in enumerate(known):
+                weights[n] = self.recipes[n].select_prompts(PromptStats(*seen, domain), progress)
         writes = task.start if sampling.offline else self.past[0]
         return sample(
             task,
             task.logits(writes),
             task.logits(self.reference),
-            torch.stack(weights).double(),
+            weights,
             Draw(
                 self.done, progress, refill, self.done % self.stored if sampling.offline else None
             ),
@@ -212,74 +224,47 @@ class Trainer:
         )
 
     def _update(
-        self,
-        batch: Sequence[Held],
-        targets: Sequence[Targets | None],
-        sums: defaultdict[str, Tensor],
+        self, batch: Sequence[Held], goals: Sequence[Named], sums: defaultdict[str, Tensor]
     ) -> None:
         """One optimizer step; seeds without anything to learn from sit it out."""
-        task = self.task
-        prompt = pad_sequence([mine.prompt for mine in batch], batch_first=True)
-        response = pad_sequence([mine.response for mine in batch], batch_first=True)
-        if prompt.shape[1] == 0:
+        if not batch:
             return
-        mask = pad_sequence([mine.rollout.mask for mine in batch], batch_first=True)
-        kept = None
-        if batch[0].kept is not None:
-            allowed = [mine.kept for mine in batch if mine.kept is not None]
-            kept = pad_sequence(allowed, batch_first=True)
+        task = self.task
+        own = side_by_side(batch, len(self.recipes))
         stats = table_stats(
             task,
             task.logits(self.parameters),
-            prompt,
-            response,
-            mask,
+            own["prompt"],
+            own["response"],
+            own["mask"],
             temperature=self.kind.sampling.temperature,
-            kept=kept,
+            kept=own.get("kept"),
             extras=self.kind.extras,
         )
-        values = table_rows(task, self.critic[..., None], prompt, response)[..., 0]
+        now = {name: value for name, value in stats._asdict().items() if value is not None}
         learns_values = self.critic_rate is not None and "values" in self.kind.needs
-        pretrains = learns_values and self.done < self.kind.value_pretraining
-        # unbind and not stats[n]: its backward stacks the seeds' gradients once.
-        every = {
-            name: value.unbind() for name, value in stats._asdict().items() if value is not None
-        }
-        predicted = values.unbind()
+        if learns_values:
+            places = own["prompt"], own["response"]
+            now["predicted"] = table_rows(task, self.critic[..., None], *places)[..., 0]
+        hook = partial(learn, pretrains=learns_values and self.done < self.kind.value_pretraining)
         losses = []
-        for n, (held, goal, recipe) in enumerate(zip(batch, targets, self.recipes, strict=True)):
-            if len(held) == 0 or goal is None:
-                continue
-            size = len(held)
-            own = stats._replace(**{name: value[n][:size] for name, value in every.items()})
-            plan = recipe.prepare(self._before(own, held), held.rollout, goal)
-            if not pretrains:
-                loss, metrics = recipe.token_loss(own, held.rollout, goal, plan)
-                losses.append(plan.aggregate(loss))
-                for name in ("tokens", "clip_low", "clip_high"):
-                    sums[name][n] += metrics.get(name, 0)
-            if learns_values:
-                value_loss = recipe.value_loss(predicted[n][:size], held.rollout, goal)
-                losses.append(plan.aggregate(value_loss.loss))
-        if not losses:
-            return
+        for mine, goal, new in zip(batch, goals, apart(now, batch), strict=True):
+            found = self._call(hook, mine, goal, mine.stats, new)
+            losses.append(found.pop("loss"))
+            for name, value in found.items():
+                sums[name][mine.seeds] += value
         # The parameters of a seed meet its own losses alone: the gradient of the sum is theirs.
         policy, critic = torch.autograd.grad(
-            torch.stack(losses).sum(), (self.parameters, self.critic), allow_unused=True
+            torch.cat(losses).sum(), (self.parameters, self.critic), allow_unused=True
         )
-        active = torch.tensor([len(held) > 0 for held in batch])
+        active = torch.zeros(len(self.recipes), dtype=torch.bool)
+        for mine in batch:
+            active[mine.seeds] = True
         if policy is not None:
             self.optimizer.step(policy, active)
         if critic is not None and self.critic_rate is not None:
             with torch.no_grad():
                 self.critic -= self.critic_rate * critic
-
-    def _before(self, own: TokenStats, held: Held) -> TokenStats | None:
-        """The statistics that `prepare` is promised."""
-        if self.kind.statistics == "micro":
-            return None
-        stats = held.stats if self.kind.statistics == "rollout" else own
-        return stats_map(stats, Tensor.detach)
 
     def _carry_out_requests(self) -> None:
         if all(type(recipe).after_step is Recipe.after_step for recipe in self.recipes):

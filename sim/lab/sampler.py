@@ -15,7 +15,7 @@ from sim.lab.draws import normals, uniforms
 from sim.lab.exact import Policy, state_values
 from sim.lab.task import Task
 
-__all__ = ["SUPPLIED", "Draw", "Samples", "sample", "table_rows", "table_stats"]
+__all__ = ["SUPPLIED", "Draw", "Samples", "sample", "support", "table_rows", "table_stats"]
 
 PROMPTS, RESPONSES, TEACHER, MISMATCH = 10, 11, 12, 13
 """streams of random numbers"""
@@ -58,18 +58,7 @@ class Samples:
     common: dict[str, Any]
     """Rollout fields that are the same for all seeds"""
     fields: dict[str, Tensor]
-    """Rollout fields [N, B, …]"""
-
-    def rollout(self, seed: int) -> Rollout:
-        """What a recipe sees of one seed, fillers included."""
-        mine: dict[str, Any] = {name: value[seed] for name, value in self.fields.items()}
-        answers = mine.pop("answers").tolist()
-        return Rollout(
-            **self.common,
-            **mine,
-            answers=[None if answer < 0 else answer for answer in answers],
-            support=None if self.kept is None else support(self.kept[seed]),
-        )
+    """Rollout fields [N, B, …]; answers as numbers"""
 
 
 def sample(

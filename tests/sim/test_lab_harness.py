@@ -9,10 +9,12 @@ import torch
 
 from entropy_ext import recipes
 from entropy_ext.recipes import Recipe, Sampling
+from sim.lab import harness
 from sim.lab.exact import Policy, action_values, state_values
 from sim.lab.harness import Trainer
-from sim.lab.held import hold
+from sim.lab.held import hold, split
 from sim.lab.optimizers import Optimizer
+from sim.lab.over_seeds import alike
 from sim.lab.sampler import Draw, sample
 from sim.lab.tasks import prompt_set, token_tree, two_modes
 from sim.lab.training import train
@@ -27,6 +29,14 @@ def _samples(task, sampling, *, groups=3, **options):
     weights = torch.ones(len(task.seeds), len(range(task.prompts)[task.trained])).double()
     draw = Draw(step=0, progress=0.0, refill=0, stored=None)
     return sample(task, logits, logits, weights, draw, sampling=sampling, groups=groups, **options)
+
+
+def _rollout(samples, seed):
+    """What a recipe sees of one seed, fillers left out."""
+    for held, _ in split(hold(samples), samples.live):
+        if seed in held.seeds:
+            return held.rollouts()[held.seeds.tolist().index(seed)]
+    raise AssertionError(f"nothing was drawn for seed {seed}")
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
@@ -52,7 +62,7 @@ def test_rollout_fields_are_what_the_task_knows():
     after = torch.cat([values, task.rewards], -1)[..., task.tree.successor]
     can = action_values(Policy.of(task.tree, torch.zeros_like(task.start)), task.rewards) > 0
     for n in range(2):
-        rollout = hold(samples, n).rollout
+        rollout = _rollout(samples, n)
         for row in range(0, 150, 7):
             prompt, response = int(samples.prompt[n, row]), int(samples.response[n, row])
             assert rollout.prompt[row] == prompt
@@ -90,14 +100,14 @@ def test_truncated_sampling_and_its_support():
     seed = torch.arange(2)[:, None, None]
     probs = task.start.softmax(-1)[seed, samples.prompt[..., None], state]
     torch.testing.assert_close(mass, probs.topk(2, dim=-1).values.sum(-1))
-    assert hold(plain, 0).rollout.support is None
-    assert len(hold(samples, 1).rollout.support.offsets) == 600 * 3 + 1
+    assert _rollout(plain, 0).support is None
+    assert len(_rollout(samples, 1).support.offsets) == 600 * 3 + 1
 
 
 def test_a_teacher_writes_the_last_of_each_group():
     """Catches teacher rows out of place, wrong ones, and a wrong log-probability."""
     task = _small([3, 8])
-    rollout = hold(_samples(task, Sampling(group_size=8, teacher_traces=2)), 1).rollout
+    rollout = _rollout(_samples(task, Sampling(group_size=8, teacher_traces=2)), 1)
     taught = rollout.teacher.all(-1)
     assert torch.equal(taught, (torch.arange(24) % 8 >= 6))
     assert rollout.correct[taught].all()
@@ -118,13 +128,13 @@ def test_prompts_follow_their_weights():
             task, logits, logits, weights, draw, sampling=Sampling(group_size=1), groups=1
         )
         for n in range(2):
-            counts[n] += hold(samples, n).prompt.bincount(minlength=3)
+            counts[n] += _rollout(samples, n).prompt.bincount(minlength=3)
     assert counts[1].tolist() == [0, 150, 0]
     assert counts[0, 1] == 0
     assert counts[0, 2] / 150 == pytest.approx(2 / 3, abs=0.12)
     both = sample(task, logits, logits, weights, draw, sampling=Sampling(group_size=2), groups=2)
-    assert hold(both, 0).prompt.tolist() == [0, 0, 2, 2]
-    assert hold(both, 1).prompt.tolist() == [1, 1]
+    assert _rollout(both, 0).prompt.tolist() == [0, 0, 2, 2]
+    assert _rollout(both, 1).prompt.tolist() == [1, 1]
 
 
 def test_one_step_of_grpo_against_plain_pytorch():
@@ -151,14 +161,14 @@ def test_shared_parameters_get_the_gradient_of_all_prompts():
     task = prompt_set([3], prompts=3, held_out=0, features=4, vocab=3, max_length=2, right=3)
     recipe = recipes.get("grpo", minibatches=1, aggregation="seq-mean-token-sum")
     trainer = Trainer(task, lambda: recipe, steps=1, learning_rate=1.0)
-    held = trainer._collect()[0]
-    targets = recipe.targets(held.rollout)
-    trainer._update([held], [targets], _sums())
+    held = trainer._collect()
+    targets = recipe.targets(held[0].rollouts()[0])
+    trainer._update(held, [{"advantages": targets.advantages[None]}], _sums())
     step = trainer.parameters.detach() - task.start
 
     def objective(parameters):
         policy = Policy.of(task.tree, task.logits(parameters))
-        logp = policy.response_logp[0][held.prompt, held.response]
+        logp = policy.response_logp[0][held[0].own["prompt"][0], held[0].own["response"][0]]
         return float((targets.advantages[:, 0] * logp).mean())
 
     for place in [(0, 0, 0, 0), (0, 2, 1, 1), (0, 3, 3, 2)]:
@@ -184,6 +194,38 @@ def test_every_recipe_trains_and_no_seed_meets_another(name):
     assert torch.isfinite(together.parameters).all()
     for measured in ("entropy", "reward", "kl", "pass@4"):
         assert torch.isfinite(together[measured]).all()
+
+
+@pytest.mark.parametrize("name", ["grpo", "nsr", "bcpg_nsa", "sent", "entropy_neutral"])
+def test_hooks_for_many_seeds_at_once_are_those_of_each(name, monkeypatch):
+    """Catches a mean, group or selection over the seeds of a call, parts of other seeds' order."""
+    task = _small([4, 9, 2, 7], end=True)
+    runs = []
+    for together in (True, False):
+        if not together:
+            monkeypatch.setattr(harness, "alike", lambda every: False)
+        trainer = Trainer(task, lambda: recipes.get(name), steps=3, learning_rate=2.0)
+        assert trainer.together == together
+        for _ in range(3):
+            trainer.step()
+        runs.append((trainer.parameters.detach(), trainer.last))
+    torch.testing.assert_close(*(parameters for parameters, _ in runs), rtol=0, atol=1e-12)
+    torch.testing.assert_close(*(last for _, last in runs), rtol=1e-12, atol=0)
+
+
+class _Counting(Recipe):
+    """A recipe of somebody's own, which may keep what it likes in its attributes."""
+
+
+def test_one_recipe_stands_for_all_only_where_it_may():
+    """Catches states or options of one seed that serve another's."""
+    assert alike([recipes.get("grpo") for _ in range(3)])
+    assert alike([recipes.get("starter") for _ in range(3)])
+    for name in ("entropic", "seed_grpo", "clip_cov"):
+        assert not alike([recipes.get(name) for _ in range(3)])
+    assert not alike([recipes.get("grpo"), recipes.get("grpo", clip_high=0.3)])
+    assert not alike([recipes.get("grpo"), recipes.get("dapo")])
+    assert not alike([_Counting(), _Counting()])
 
 
 def test_same_seeds_same_bits():
@@ -271,17 +313,18 @@ class _Picky(recipes.get("deepseek_v32").__class__):
 def test_joined_batches_keep_their_supports():
     """Catches kept sets, statistics or responses that part ways when batches are joined."""
     trainer = Trainer(_small([4, 9]), _Picky, steps=2, learning_rate=1.0, mismatch=0.05)
-    held = trainer._collect()[1]
+    (held,) = trainer._collect()
     assert len(held) == 18
-    assert held.rollout.prompt.unique().tolist() == [1, 2, 4]
-    assert torch.equal(held.rollout.tokens, trainer.task.tree.tokens[held.response])
-    assert torch.equal(held.rollout.prompt % 3, held.prompt)
+    rollout, kept = held.rollouts()[1], held.own["kept"][1]
+    assert rollout.prompt.unique().tolist() == [1, 2, 4]
+    assert torch.equal(rollout.tokens, trainer.task.tree.tokens[held.own["response"][1]])
+    assert torch.equal(rollout.prompt % 3, held.own["prompt"][1])
     for row, t in ((0, 0), (7, 2), (17, 1)):
-        support = held.rollout.rows(torch.tensor([row])).support
+        support = rollout.rows(torch.tensor([row])).support
         ids = support.ids[support.offsets[t] : support.offsets[t + 1]]
-        assert torch.equal(ids.long(), held.kept[row, t].nonzero()[:, 0])
-        assert held.kept[row, t, held.rollout.tokens[row, t]]
-    torch.testing.assert_close(held.stats.support_logp, held.rollout.old_logp, rtol=0, atol=0)
+        assert torch.equal(ids.long(), kept[row, t].nonzero()[:, 0])
+        assert kept[row, t, rollout.tokens[row, t]]
+    torch.testing.assert_close(held.stats["support_logp"][1], rollout.old_logp, rtol=0, atol=0)
     trainer.step()
     trainer.step()
     assert torch.isfinite(trainer.parameters).all()
