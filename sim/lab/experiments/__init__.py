@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sim.lab.experiment import Experiment
 from sim.lab.experiments import (
+    bcpg_beta,
     chain_rule,
     clip_thresholds,
     covariance_control,
@@ -47,5 +48,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         high_entropy_tokens,
         steer_prediction,
         positive_schedules,
+        bcpg_beta,
     )
 }
