@@ -46,5 +46,6 @@ def to_parameters(task: Task, gradient: Tensor) -> Tensor:
 
 def relative_error(estimate: Tensor, truth: Tensor) -> Tensor:
     """‖estimate − truth‖/‖truth‖ for each seed, [N] from [N, …]."""
-    gap: Tensor = (estimate - truth).flatten(1).norm(dim=-1)
-    return gap / truth.flatten(1).norm(dim=-1)
+    gap, size = (one.flatten(1).norm(dim=-1) for one in (estimate - truth, truth))
+    found: Tensor = gap / size
+    return found

@@ -10,19 +10,25 @@ from sim.lab.experiments import (
     covariance_control,
     covariance_positive,
     data_diversity,
+    dr_grpo_bias,
+    dynamic_sampling,
     entropic_plant,
     entropic_tracking,
+    entropy_bonus,
     entropy_collapse,
     first_order,
     high_entropy_tokens,
     neutral_update,
     off_policy_updates,
+    opo_variance,
     positive_samples,
     positive_schedules,
     reward_entropy_law,
     sampled_update,
+    seed_scaling,
     sign_table,
     steer_prediction,
+    token_level_loss,
 )
 
 __all__ = ["EXPERIMENTS"]
@@ -49,5 +55,11 @@ EXPERIMENTS: dict[str, Experiment] = {
         steer_prediction,
         positive_schedules,
         bcpg_beta,
+        dr_grpo_bias,
+        token_level_loss,
+        dynamic_sampling,
+        opo_variance,
+        seed_scaling,
+        entropy_bonus,
     )
 }
