@@ -48,7 +48,7 @@ $(VENV)/requirements: constraints.txt
 # Not isolated, so that a changed kernel is compiled again in seconds.
 $(VENV)/built: $(VENV)/requirements $(SOURCES)
 	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation \
-	  --config-settings=cmake.define.ENTROPY_WARNINGS_AS_ERRORS=ON --editable ".[sim,test]"
+	  --config-settings=cmake.define.ENTROPY_WARNINGS_AS_ERRORS=ON --editable ".[sim,test,trl]"
 	touch $@
 
 clean:

@@ -1,0 +1,68 @@
+"""Which recipes TRL can carry: what each of them needs, and what TRL has."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from entropy_ext.recipes import Recipe
+
+__all__ = ["FIELDS", "Refusal", "refusals", "requirements"]
+
+FIELDS: dict[str, str] = {
+    "old_entropy": "",
+    "correct": "the argument correct=, with several reward functions",
+    "truncated": "",
+    "ref_logp": "",
+    "answers": "the argument answers=",
+    "domain": "an integer column domain in the data set",
+    "rollout_logp": "use_vllm=True or a rollout_func",
+}
+"""optional Rollout fields that can be had, and what must be given for it"""
+
+_ABSENT = {
+    "values": "TRL's GRPOTrainer has no value head",
+    "teacher": "TRL's groups are the policy's own responses",
+    "teacher_logp": "TRL's groups are the policy's own responses",
+    "step_correct": "TRL's rewards are one number per response",
+    "support": "TRL does not return the token ids that its sampler kept",
+}
+
+
+class Refusal(NamedTuple):
+    """Something a recipe needs and TRL has no place for."""
+
+    field: str
+    """a Rollout field, or what takes the place of one"""
+    reason: str
+
+
+def refusals(recipe: Recipe) -> list[Refusal]:
+    """What no setting of TRL can supply; empty for a recipe that runs."""
+    found = [
+        Refusal(name, _ABSENT.get(name, "TRL has no such thing"))
+        for name in sorted(recipe.needs - FIELDS.keys())
+    ]
+    if type(recipe).select_prompts is not Recipe.select_prompts:
+        found.append(Refusal("prompt_stats", "TRL draws prompts in an order fixed beforehand"))
+    if recipe.sampling.offline:
+        found.append(Refusal("sampling.offline", "TRL learns from what it has just sampled"))
+    return found
+
+
+def requirements(recipe: Recipe) -> list[tuple[str, str]]:
+    """The fields of a recipe that ask for a setting of yours, and the setting."""
+    return [(name, FIELDS[name]) for name in sorted(recipe.needs) if FIELDS.get(name)]
+
+
+def check_supplied(recipe: Recipe, given: Collection[str]) -> None:
+    """Raise ValueError naming the recipe and each field that it will not get.
+
+    Args:
+        recipe: about to be run.
+        given: the fields that the trainer's arguments supply.
+    """
+    missing = [f"{field} ({reason})" for field, reason in refusals(recipe)]
+    missing += [f"{name} (give {how})" for name, how in requirements(recipe) if name not in given]
+    if missing:
+        raise ValueError(f"recipe {recipe.name} needs, and TRL lacks: {'; '.join(missing)}")

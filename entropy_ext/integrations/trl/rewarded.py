@@ -1,0 +1,57 @@
+"""What the reward functions, and the arguments beside them, said of each response."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Rewarded"]
+
+
+@dataclass(frozen=True)
+class Rewarded:
+    """B responses of this rank."""
+
+    rewards: Tensor
+    """[B, F], one of each reward function, NaN where it had none"""
+    weights: Tensor
+    """[F]"""
+    truncated: Tensor
+    """[B] bool: stopped by the longest length"""
+    answers: Sequence[Hashable | None] | None
+    domain: Sequence[int | None]
+    """of each response's prompt"""
+
+    @property
+    def scored(self) -> Tensor:
+        """[B] bool: one of the functions had a reward."""
+        return ~self.rewards.isnan().all(dim=1)
+
+    @property
+    def total(self) -> Tensor:
+        """[B]: the weighted sum, as TRL takes it."""
+        return (self.rewards * self.weights).nansum(dim=1)
+
+    def fields(
+        self, needs: Collection[str], correct: Callable[[Tensor], Tensor] | None
+    ) -> dict[str, Any]:
+        """The optional Rollout fields among `needs` that are known here.
+
+        Args:
+            needs: names.
+            correct: from the rewards to [B] bool; None: the total is positive.
+        """
+        fields: dict[str, Any] = {}
+        if "correct" in needs:
+            fields["correct"] = (self.total > 0) if correct is None else correct(self.rewards)
+        if "truncated" in needs:
+            fields["truncated"] = self.truncated
+        if "answers" in needs:
+            fields["answers"] = self.answers
+        if "domain" in needs:
+            fields["domain"] = torch.tensor(self.domain, device=self.rewards.device)
+        return fields

@@ -1,0 +1,345 @@
+"""TRL's GRPOTrainer with our token statistics and any recipe."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from entropy_ext import TokenStats
+from entropy_ext.integrations.trl import checkpoint
+from entropy_ext.integrations.trl.arguments import checked_config, configured_recipe
+from entropy_ext.integrations.trl.collect import joined
+from entropy_ext.integrations.trl.head import Scoring, score_tokens
+from entropy_ext.integrations.trl.installed import GRPOConfig, SyncRefModelCallback, TRLTrainer
+from entropy_ext.integrations.trl.learner import Learner
+from entropy_ext.integrations.trl.metrics import update_metrics
+from entropy_ext.integrations.trl.needs import check_supplied
+from entropy_ext.integrations.trl.rewarded import Rewarded
+from entropy_ext.recipes import Recipe
+from entropy_ext.rl import Rollout
+
+__all__ = ["GRPOTrainer"]
+
+_MODEL_INPUTS = frozenset(
+    inspect.signature(TRLTrainer._get_per_token_logps_and_entropies).parameters
+)
+
+
+class GRPOTrainer(TRLTrainer):
+    """TRL's GRPOTrainer, scoring tokens with entropy_ext and learning by a recipe.
+
+    Log-probability and entropy of each token come from one pass in float32, of logits divided by
+    the temperature there and not in the model's dtype; a logit of −inf is an impossible token and
+    leaves value and gradient finite. Without a recipe all else is TRL's.
+
+    With one, the recipe has the rewards, the choice of responses, the advantages, the loss with its
+    normaliser, and the controllers; TRL samples, steps and logs. A training step of the recipe is
+    one generation, an optimizer step one window of gradient accumulation. Groups that the recipe
+    drops are not sampled anew: the mini-batch is smaller by them. A response that no reward
+    function scored leaves its group.
+
+    Controllers are saved with each checkpoint and restored by resume_from_checkpoint. With several
+    processes rewards, groups, selections and controllers are those of all of them together.
+
+    Args:
+        model, reward_funcs, args, positional, options: as TRL's.
+        recipe: a name in entropy_ext.recipes.RECIPES, or a Recipe; None: TRL's own loss.
+        chunked_head: form the logits a chunk at a time and again for the gradient, as TRL does;
+            False stores those of the completions, a matrix product less.
+        correct: from the rewards [B, number of reward functions], NaN where a function had none,
+            to [B] bool; None: the reward is positive, where there is one function.
+        answers: from completions, as a reward function gets them, to the final answer of each,
+            None where there is none.
+
+    Raises:
+        ValueError: naming the recipe and the field that TRL does not supply; a setting that the
+            recipe replaces, or that contradicts it.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: GRPOConfig | None = None,
+        *positional: Any,
+        recipe: str | Recipe | None = None,
+        chunked_head: bool = True,
+        correct: Callable[[Tensor], Tensor] | None = None,
+        answers: Callable[[list[Any]], Sequence[Hashable | None]] | None = None,
+        **options: Any,
+    ) -> None:
+        if recipe is not None:
+            if args is None:
+                raise ValueError("args: expected a GRPOConfig with a recipe, got None")
+            recipe = configured_recipe(recipe, args)
+            args = checked_config(recipe, args)
+        super().__init__(model, reward_funcs, args, *positional, **options)
+        self._policy_scoring = self._scored_here(self.model, chunked_head)
+        self._scorings = [self._policy_scoring]
+        if self.ref_model is not None:
+            self._scorings.append(self._scored_here(self.ref_model, chunked_head))
+        self._correct = correct
+        self._answers = answers
+        self.learner: Learner | None = None
+        if recipe is not None:
+            self._check_recipe(recipe)
+            self._policy_scoring.extras = recipe.extras
+            self.learner = Learner(recipe, self.accelerator)
+            self.add_callback(_StepEnd(self))
+
+    def _scored_here(self, model: Any, chunked: bool) -> Scoring:
+        refused = {
+            "a router's loss needs the model's own forward pass": self.aux_loss_enabled,
+            "FSDP shards the output layer": self.is_fsdp_enabled,
+            "DeepSpeed shards the output layer": self.is_deepspeed_enabled,
+        }
+        for reason, holds in refused.items():
+            if chunked and holds:
+                raise ValueError(f"chunked_head: {reason}: pass chunked_head=False")
+        scoring = Scoring(
+            temperature=self.temperature,
+            chunked=chunked,
+            float32_head=self.args.cast_lm_head_to_fp32,
+        )
+        inner = self.accelerator.unwrap_model(model)
+        score_tokens(inner.get_base_model() if hasattr(inner, "peft_config") else inner, scoring)
+        return scoring
+
+    def _check_recipe(self, recipe: Recipe) -> None:
+        columns = getattr(self.train_dataset, "column_names", None) or ()
+        given = {
+            "rollout_logp": self.use_vllm or self.rollout_func is not None,
+            "correct": self._correct is not None or len(self.reward_funcs) == 1,
+            "answers": self._answers is not None,
+            "domain": "domain" in columns,
+        }
+        check_supplied(recipe, {name for name, has in given.items() if has})
+        resets = type(recipe).after_step is not Recipe.after_step
+        if resets and (self.is_fsdp_enabled or self.is_deepspeed_enabled or self.ref_model is None):
+            raise ValueError(
+                f"recipe {recipe.name} makes the policy its reference, for which every process "
+                "must have a whole reference model: not an adapter's base, FSDP or DeepSpeed"
+            )
+
+    @property
+    def _generation_steps(self) -> int:
+        """Micro-batches from one generation to the next."""
+        return int(self.args.steps_per_generation * self.num_iterations)
+
+    @contextmanager
+    def _seen(self) -> Iterator[list[TokenStats]]:
+        """The statistics of the policy's forward passes within."""
+        seen: list[TokenStats] = []
+        self._policy_scoring.seen = seen
+        try:
+            yield seen
+        finally:
+            self._policy_scoring.seen = None
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Any,
+        attention_mask: Any,
+        logits_to_keep: Any,
+        *positional: Any,
+        **options: Any,
+    ) -> Any:
+        for scoring in self._scorings:
+            scoring.columns = logits_to_keep
+        return super()._get_per_token_logps_and_entropies(
+            model, input_ids, attention_mask, logits_to_keep, *positional, **options
+        )
+
+    def _calculate_rewards(
+        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
+    ) -> Any:
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        start = self.accelerator.process_index * len(prompts)
+        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        self._rewarded = Rewarded(
+            rewards=rewards[start : start + len(prompts)],
+            weights=self.reward_weights.to(rewards.device),
+            truncated=torch.tensor(
+                [ids[-1] not in ends for ids in completion_ids_list], device=rewards.device
+            ),
+            answers=None if self._answers is None else list(self._answers(completions)),
+            domain=[row.get("domain") for row in inputs],
+        )
+        return rewards
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        if self.learner is None:
+            return super()._generate_and_score_completions(inputs)
+        training = self.model.training
+        args = self.args
+        at_once = args.per_device_train_batch_size if training else args.per_device_eval_batch_size
+        with self._seen() as seen:
+            output = super()._generate_and_score_completions(inputs)
+            if "old_per_token_logps" not in output:
+                seen.clear()
+                with torch.no_grad():
+                    self._score(self.model, output, at_once)
+            # What follows the first passes is a reference that shares the policy's weights.
+            stats = joined(seen[: math.ceil(len(inputs) / at_once)])
+        rollout = self._rollout(output, stats, training)
+        collected = self.learner.collect(rollout, self._rewarded.scored, stats, training=training)
+        self._metrics["train" if training else "eval"]["recipe/kept"].append(
+            collected.metrics["kept"]
+        )
+        # The recipe's advantages in TRL's table of completions, in place of TRL's.
+        for _ in collected.advantages:
+            self._logs["advantages"].pop()
+        self._logs["advantages"].extend(collected.advantages)
+        output["response"] = torch.arange(len(inputs), device=self.accelerator.device)
+        return output
+
+    def _rollout(self, output: dict[str, Any], stats: TokenStats, training: bool) -> Rollout:
+        assert self.learner is not None
+        needs = self.learner.recipe.needs
+        place = torch.arange(len(stats.logp), device=stats.logp.device)
+        place = place + len(place) * self.accelerator.process_index
+        optional = {
+            "ref_logp": output.get("ref_per_token_logps"),
+            "rollout_logp": output.get("sampling_per_token_logps"),
+            **self._rewarded.fields(needs, self._correct),
+        }
+        updates = self._generation_steps // self.args.gradient_accumulation_steps
+        return Rollout(
+            tokens=output["completion_ids"],
+            mask=_response_mask(output),
+            rewards=self._rewarded.total,
+            prompt=place // (self.num_generations if training else self.num_generations_eval),
+            old_logp=stats.logp,
+            old_entropy=stats.entropy,
+            max_length=self.max_completion_length,
+            step=self.state.global_step // updates,
+            progress=min(1.0, self.state.global_step / max(1, self.state.max_steps)),
+            **{name: value for name, value in optional.items() if name in needs},
+        )
+
+    def _score(
+        self, model: Any, batch: dict[str, Any], at_once: int, *, aux_loss: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Log-probability and entropy [b, T] of a batch's completions, and the router's loss."""
+        prompts, completions = batch["prompt_ids"], batch["completion_ids"]
+        scores: tuple[Tensor, Tensor, Tensor | None] = self._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([prompts, completions], dim=1),
+            torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+            completions.shape[1],
+            batch_size=at_once,
+            compute_entropy=True,
+            compute_aux_loss=aux_loss,
+            **{name: value for name, value in batch.items() if name in _MODEL_INPUTS},
+        )
+        return scores
+
+    def _compute_loss(self, model: Any, inputs: Any) -> Any:
+        if self.learner is None:
+            return super()._compute_loss(model, inputs)
+        training = self.model.training
+        response = inputs["response"]
+        with self._seen() as seen:
+            logp, entropy, aux_loss = self._score(
+                model, inputs, len(response), aux_loss=self.aux_loss_enabled
+            )
+            # Those with a gradient are what the wrapped model returned.
+            stats = joined(seen)._replace(logp=logp, entropy=entropy)
+        position, together = 0, 1
+        if training:
+            together = self.args.gradient_accumulation_steps
+            position = self._step % together
+        if position == 0:
+            self._prepare_plan(model, inputs, stats, training)
+        loss, sums, plan = self.learner.loss(
+            stats,
+            response,
+            slice(position * len(response), (position + 1) * len(response)),
+            training=training,
+            on_policy=not training or self._generation_steps == together,
+            weights=inputs.get("importance_sampling_ratio"),
+        )
+        measured = update_metrics(sums, entropy, _response_mask(inputs), plan, self.accelerator)
+        if aux_loss is not None:
+            loss = loss + self.router_aux_loss_coef * aux_loss / together
+            measured["aux_loss"] = self.accelerator.gather(aux_loss.detach()).mean().item()
+        for name, value in measured.items():
+            self._metrics["train" if training else "eval"][name].append(value)
+        return loss
+
+    def _prepare_plan(
+        self, model: Any, inputs: dict[str, Any], stats: TokenStats, training: bool
+    ) -> None:
+        assert self.learner is not None
+        parts = [inputs]
+        if training:
+            first = self._step % self.args.steps_per_generation
+            parts = self._buffered_inputs[first : first + self.args.gradient_accumulation_steps]
+        response = torch.cat([part["response"] for part in parts])
+        if self.learner.recipe.statistics == "minibatch" and len(parts) > 1:
+            if self._step % self._generation_steps == 0:
+                # No update since the responses were scored.
+                stats = self.learner.recorded(response)
+            else:
+                with self._seen() as seen, torch.no_grad():
+                    for part in parts:
+                        self._score(model, part, len(part["response"]))
+                    stats = joined(seen)
+        self.learner.prepare(response, stats, training=training)
+
+    def _finish_step(self) -> None:
+        """After an optimizer step: end the recipe's training step if it was the last one."""
+        if self.learner is None or self._step % self._generation_steps != 0:
+            return
+        actions = self.learner.finish()
+        if actions.reset_reference:
+            SyncRefModelCallback.sync_target_model(
+                self.accelerator.unwrap_model(self.model), self.ref_model, 1.0
+            )
+            self.learner.reference_moved = True
+        if actions.reset_optimizer:
+            self.optimizer.state.clear()
+
+    def log(self, logs: dict[str, float], *positional: Any, **options: Any) -> None:
+        """TRL's, whose mean reward on held-out prompts the recipe gets to see."""
+        super().log(logs, *positional, **options)
+        if self.learner is not None and "eval_reward" in logs:
+            self.learner.validated(logs["eval_reward"])
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.learner is not None and self.args.should_save:
+            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            folder = Path(self._get_output_dir(trial=trial)) / name
+            checkpoint.save(folder, self.learner, self.ref_model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint_folder: Any) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint_folder)
+        if self.learner is not None and checkpoint_folder is not None:
+            checkpoint.load(Path(checkpoint_folder), self.learner, self.ref_model)
+
+
+class _StepEnd(TrainerCallback):
+    """Tells the trainer of each optimizer step, before it logs, validates and saves."""
+
+    def __init__(self, trainer: GRPOTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.trainer._finish_step()
+
+
+def _response_mask(batch: dict[str, Any]) -> Tensor:
+    """[b, T] bool: the tokens that the policy wrote."""
+    mask: Tensor = batch["completion_mask"]
+    return (mask * batch["tool_mask"] if "tool_mask" in batch else mask).bool()
