@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, get_args
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from entropy_ext import TokenStats
 from entropy_ext.recipes.stateful import Stateful
 from entropy_ext.recipes.types import (
+    Group,
     Plan,
     PromptStats,
     Sampling,
@@ -159,7 +159,7 @@ class Recipe:
         """
         return torch.ones_like(rollout.prompt, dtype=torch.bool)
 
-    def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
+    def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
         """Advantages, and returns for a value head, from shaped rewards.
 
         Args:
@@ -179,12 +179,7 @@ class Recipe:
 
     @torch.no_grad()
     def prepare(
-        self,
-        stats: TokenStats | None,
-        rollout: Rollout,
-        targets: Targets,
-        *,
-        group: dist.ProcessGroup | None = None,
+        self, stats: TokenStats | None, rollout: Rollout, targets: Targets, *, group: Group = None
     ) -> Plan:
         """What is fixed for one optimizer step over the mini-batch `rollout`.
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, cast
 
-import torch.distributed as dist
 from torch import Tensor
 
 from entropy_ext import TokenStats
 from entropy_ext.recipes.dynamic_sampling import DynamicSampling
-from entropy_ext.recipes.types import Plan, Sampling, Targets
+from entropy_ext.recipes.types import Group, Plan, Sampling, Targets
 from entropy_ext.rl.advantages import group_mean
 from entropy_ext.rl.checks import check_bound
 from entropy_ext.rl.losses import TokenLoss, bcpg_nsa
@@ -52,7 +51,7 @@ class BcpgNsa(DynamicSampling):
         self.beta = beta
         self.tau = tau
 
-    def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
+    def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
         """Rewards above the question's mean."""
         self.check(rollout)
         return Targets(

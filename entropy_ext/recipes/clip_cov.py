@@ -6,12 +6,11 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
 
 from entropy_ext import TokenStats, token_selection
 from entropy_ext.recipes.dynamic_sampling import DynamicSampling
 from entropy_ext.recipes.statistics import statistics_of
-from entropy_ext.recipes.types import Plan, Sampling, Statistics, Targets
+from entropy_ext.recipes.types import Group, Plan, Sampling, Statistics, Targets
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound
 from entropy_ext.rl.controllers import StepSeed
@@ -30,8 +29,8 @@ class ClipCov(DynamicSampling):
     between 0 and 2; a token mean; groups without right and wrong answers are dropped.
 
     "The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models"
-    (arXiv 2505.22617, eq. 10 to 12). Figures there: 256 prompts × 8, 8 optimizer steps per rollout.
-    The released code takes means and draws per micro-batch and rank; here over the mini-batch.
+    (arXiv 2505.22617, eq. 10 to 12): 256 prompts × 8, 8 optimizer steps per rollout. The released
+    code takes means and draws per micro-batch and rank; here over the mini-batch.
 
     Args:
         clip_low: the ratio may fall to 1 − clip_low.
@@ -61,24 +60,17 @@ class ClipCov(DynamicSampling):
     ) -> None:
         self.refuse(options, "dual_clip")
         super().__init__(clip_low=clip_low, clip_high=clip_high, **options)
-        check_bound("fraction", fraction, at_least=0, at_most=1)
-        check_bound("seed", seed, integer=True)
+        self.fraction = check_bound("fraction", fraction, at_least=0, at_most=1)
+        self.seed = StepSeed(check_bound("seed", seed, integer=True))
         if not isinstance(bounds, tuple | list) or len(bounds) != 2:
             raise TypeError(f"bounds: expected a pair of numbers, got {bounds!r}")
         check_bound("bounds[0]", bounds[0])
         check_bound("bounds[1]", bounds[1], above=bounds[0])
-        self.fraction = fraction
         self.bounds = (bounds[0], bounds[1])
-        self.seed = StepSeed(seed)
 
     @torch.no_grad()
     def prepare(
-        self,
-        stats: TokenStats | None,
-        rollout: Rollout,
-        targets: Targets,
-        *,
-        group: dist.ProcessGroup | None = None,
+        self, stats: TokenStats | None, rollout: Rollout, targets: Targets, *, group: Group = None
     ) -> Plan:
         """The tokens to leave out."""
         plan = super().prepare(stats, rollout, targets, group=group)

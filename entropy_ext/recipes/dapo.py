@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
-from entropy_ext.recipes.base import Recipe
+from entropy_ext.recipes.clip_higher import ClipHigher
 from entropy_ext.recipes.types import Sampling
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound, check_flag
@@ -19,7 +18,7 @@ from entropy_ext.rl.rollout import Rollout
 __all__ = ["Dapo"]
 
 
-class Dapo(Recipe):
+class Dapo(ClipHigher):
     """Decoupled clip and dynamic sampling policy optimization.
 
     Against GRPO: the ratio may rise to 1.28 and fall to 0.8; groups that are all right or all
@@ -27,21 +26,18 @@ class Dapo(Recipe):
     penalty on the last `overlong_buffer` tokens before the limit joins the reward.
 
     "DAPO: An Open-Source LLM Reinforcement Learning System at Scale" (arXiv 2503.14476, eq. 8 to
-    13). Figures there: 512 prompts × 16, 16 optimizer steps per rollout, limit 20480 tokens, buffer
-    4096, rewards ±1 (with rewards 0 and 1 the same balance needs overlong_factor=0.5). The
-    released script differs in two ways, both arguments here: it sets a dual clip (dual_clip=10),
-    and its overlong penalty has no floor (overlong_floor=−inf). Like the script, and unlike the
+    13): 512 prompts × 16, 16 optimizer steps per rollout, limit 20480 tokens, buffer 4096, rewards
+    ±1 (with rewards 0 and 1 the same balance needs overlong_factor=0.5). The released script sets a
+    dual clip (dual_clip=10), and no floor (overlong_floor=−inf). Like the script, and unlike the
     paper's text, a group of one is kept.
 
     Args:
-        clip_low: the ratio may fall to 1 − clip_low.
-        clip_high: the ratio may rise to 1 + clip_high.
         overlong_buffer: tokens; None takes a fifth of the limit, the paper's proportion.
         overlong_limit: tokens; None takes the rollout's max_length.
         overlong_factor: weight of the penalty; 0 leaves it out.
         overlong_floor: the penalty's lowest value before that weight.
         dynamic_sampling: drop groups without a spread in correctness.
-        options: the remaining arguments of `Recipe`.
+        options: the remaining arguments of `ClipHigher`.
     """
 
     name: ClassVar[str] = "dapo"
@@ -55,8 +51,6 @@ class Dapo(Recipe):
     def __init__(
         self,
         *,
-        clip_low: float = 0.2,
-        clip_high: float = 0.28,
         overlong_buffer: int | None = None,
         overlong_limit: int | None = None,
         overlong_factor: float = 1.0,
@@ -64,22 +58,17 @@ class Dapo(Recipe):
         dynamic_sampling: bool = True,
         **options: Any,
     ) -> None:
-        super().__init__(clip_low=clip_low, clip_high=clip_high, **options)
-        check_bound("overlong_factor", overlong_factor, at_least=0, finite=True)
-        check_bound("overlong_floor", overlong_floor, at_most=0)
+        super().__init__(**options)
+        self.overlong_factor = check_bound(
+            "overlong_factor", overlong_factor, at_least=0, finite=True
+        )
+        self.overlong_floor = check_bound("overlong_floor", overlong_floor, at_most=0)
+        whole: dict[str, Any] = {"at_least": 1, "integer": True, "optional": True}
+        self.overlong_limit = check_bound("overlong_limit", overlong_limit, **whole)
         if overlong_limit is not None:
-            check_bound("overlong_limit", overlong_limit, at_least=1, integer=True)
-        if overlong_buffer is not None:
-            longest = math.inf if overlong_limit is None else overlong_limit
-            check_bound(
-                "overlong_buffer", overlong_buffer, at_least=1, at_most=longest, integer=True
-            )
-        self.overlong_buffer = overlong_buffer
-        self.overlong_limit = overlong_limit
-        self.overlong_factor = overlong_factor
-        self.overlong_floor = overlong_floor
-        check_flag("dynamic_sampling", dynamic_sampling)
-        self.dynamic_sampling = dynamic_sampling
+            whole["at_most"] = overlong_limit
+        self.overlong_buffer = check_bound("overlong_buffer", overlong_buffer, **whole)
+        self.dynamic_sampling = check_flag("dynamic_sampling", dynamic_sampling)
 
     def shape_rewards(self, rollout: Rollout) -> Tensor:
         """Rewards with the soft overlong penalty added."""

@@ -7,12 +7,11 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from entropy_ext import TokenStats
 from entropy_ext.recipes.base import Recipe
-from entropy_ext.recipes.types import Plan, Targets
+from entropy_ext.recipes.types import Group, Plan, Targets
 from entropy_ext.rl.advantages import group_mean
 from entropy_ext.rl.checks import check_bound, check_choice
 from entropy_ext.rl.losses import TokenLoss, off_policy_sequence_mask
@@ -27,22 +26,18 @@ class DeepSeekV32(Recipe):
     """GRPO kept stable on stale data.
 
     Against GRPO: A = r − mean_g r; sequences of negative advantage whose mean old_logp − logp
-    exceeds off_policy_threshold leave the policy loss, not the KL penalty and not the divisors;
-    the KL estimator is unbiased off policy; a top-p or top-k sampler's kept sets restrict the
-    policy while training too.
+    exceeds off_policy_threshold leave the policy loss, not the KL penalty and not the divisors; the
+    KL estimator is unbiased off policy; what top-p or top-k sampling left out is left out of the
+    policy too: Rollout.support is then needed, and all log-probabilities renormalised over it.
 
-    "DeepSeek-V3.2" (arXiv 2512.02556), formulas as TRL and slime have them. The report
-    gives neither the threshold (0.5 is TRL's suggestion, slime has 1e-4) nor the KL weight, of
-    which it says that it depends on the domain and may be 0 for mathematics. Keep Routing is the
-    harness's: it replays the experts recorded in sampling.
-
-    Where `sampling` leaves tokens out, Rollout.support is needed. With it, old_logp, ref_logp and
-    rollout_logp must be those renormalised over the kept sets, as stats.support_logp is.
+    "DeepSeek-V3.2" (arXiv 2512.02556), formulas as TRL and slime have them. The report gives
+    neither the threshold (TRL suggests 0.5, slime 1e-4) nor the KL weight, which depends on the
+    domain and may be 0 for mathematics. Keep Routing is the harness's.
 
     Args:
         off_policy_threshold: nats per token, or None to leave no sequence out.
-        behaviour: whose log-probability the distance is measured from: "sampler", which catches a
-            mismatch of the two engines as well (Rollout.rollout_logp), or "trainer" (old_logp).
+        behaviour: measured from "sampler" (Rollout.rollout_logp), which catches a mismatch of the
+            two engines as well, or "trainer" (old_logp).
         kl_coef: weight of the penalty on the divergence from the reference.
         domain_kl: Rollout.domain → factor on kl_coef; 1 for those not named.
         options: the remaining arguments of `Recipe`.
@@ -62,13 +57,12 @@ class DeepSeekV32(Recipe):
     ) -> None:
         self.refuse(options, "eps")
         super().__init__(kl_coef=kl_coef, **{"kl_estimator": "unbiased", **options})
-        if off_policy_threshold is not None:
-            check_bound("off_policy_threshold", off_policy_threshold, at_least=0)
+        self.off_policy_threshold = check_bound(
+            "off_policy_threshold", off_policy_threshold, at_least=0, optional=True
+        )
+        self.behaviour = check_choice("behaviour", behaviour, get_args(Behaviour))
         if not isinstance(domain_kl, Mapping | None):
             raise TypeError(f"domain_kl: expected domain → factor or None, got {domain_kl!r}")
-        check_choice("behaviour", behaviour, get_args(Behaviour))
-        self.off_policy_threshold = off_policy_threshold
-        self.behaviour = behaviour
         self.domain_kl = dict(domain_kl or {})
         for domain, factor in self.domain_kl.items():
             check_bound("domain_kl: domain", domain, integer=True)
@@ -82,21 +76,15 @@ class DeepSeekV32(Recipe):
         if self.sampling.top_p < 1 or self.sampling.top_k is not None:
             self.needs = self.needs | {"support"}
 
-    def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
+    def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
         """Reward above the group's mean."""
         self.check(rollout)
-        return Targets(
-            group_mean(rollout.rewards, rollout.prompt, rollout.mask, singleton=self.singleton)
-        )
+        rewards, prompt, mask = rollout.rewards, rollout.prompt, rollout.mask
+        return Targets(group_mean(rewards, prompt, mask, singleton=self.singleton))
 
     @torch.no_grad()
     def prepare(
-        self,
-        stats: TokenStats | None,
-        rollout: Rollout,
-        targets: Targets,
-        *,
-        group: dist.ProcessGroup | None = None,
+        self, stats: TokenStats | None, rollout: Rollout, targets: Targets, *, group: Group = None
     ) -> Plan:
         """The base's plan, and how much each token's divergence counts."""
         plan = super().prepare(stats, rollout, targets, group=group)

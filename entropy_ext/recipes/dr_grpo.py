@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch.distributed as dist
-
 from entropy_ext.recipes.base import Recipe
-from entropy_ext.recipes.types import Sampling, Targets
+from entropy_ext.recipes.types import Group, Sampling, Targets
 from entropy_ext.rl.advantages import group_mean
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.rollout import Rollout
@@ -41,7 +39,7 @@ class DrGrpo(Recipe):
         self.refuse(options, "eps")
         super().__init__(**options)
 
-    def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
+    def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
         """Reward above the group's mean."""
         self.check(rollout)
         return Targets(

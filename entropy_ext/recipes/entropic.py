@@ -7,12 +7,11 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
-import torch.distributed as dist
 
 from entropy_ext import TokenStats
 from entropy_ext.recipes.base import Recipe
 from entropy_ext.recipes.statistics import statistics_of
-from entropy_ext.recipes.types import Plan, Sampling, Statistics, Targets
+from entropy_ext.recipes.types import Group, Plan, Sampling, Statistics, Targets
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound, check_choice, check_flag
 from entropy_ext.rl.controllers import EntropyPI
@@ -32,10 +31,9 @@ class Entropic(Recipe):
     `EntropyPI` on the mini-batch's mean entropy; exactly on policy, one optimizer step per rollout;
     dual clip 3; mean over tokens. A confident token with A > 0 so counts 1 + α, with A < 0 1 − α.
 
-    "EntroPIC" (arXiv 2511.15248). Figures there: 512 prompts × 8 at temperature 0.6. As in the
-    released code, the new term is averaged over the confident tokens alone (denominator="high"),
-    whose weights thus are 1 ± α·N/N_high; the paper's 1 ± α is denominator="all". The code keeps α
-    per rank and per micro-batch; here there is one for the optimizer step.
+    "EntroPIC" (arXiv 2511.15248): 512 prompts × 8 at temperature 0.6. As in the released code, the
+    new term is averaged over the confident tokens alone (denominator="high"), whose weights thus
+    are 1 ± α·N/N_high; the paper's 1 ± α is denominator="all". One α for the optimizer step.
 
     Args:
         target: entropy to hold, nats.
@@ -68,21 +66,14 @@ class Entropic(Recipe):
         **options: Any,
     ) -> None:
         super().__init__(dual_clip=dual_clip, **options)
-        check_bound("confident", confident, above=0, at_most=1)
-        check_choice("denominator", denominator, get_args(Denominator))
-        self.confident = confident
-        self.denominator = denominator
+        self.confident = check_bound("confident", confident, above=0, at_most=1)
+        self.denominator = check_choice("denominator", denominator, get_args(Denominator))
         check_flag("anti_windup", anti_windup)
         self.controller = EntropyPI(target, kp=kp, ki=ki, anti_windup=anti_windup)
 
     @torch.no_grad()
     def prepare(
-        self,
-        stats: TokenStats | None,
-        rollout: Rollout,
-        targets: Targets,
-        *,
-        group: dist.ProcessGroup | None = None,
+        self, stats: TokenStats | None, rollout: Rollout, targets: Targets, *, group: Group = None
     ) -> Plan:
         """The base's plan, the confident tokens and their α."""
         plan = super().prepare(stats, rollout, targets, group=group)
@@ -94,11 +85,8 @@ class Entropic(Recipe):
         if self.denominator == "high":
             share = masked_mean(high.to(stats.logp.dtype), plan.mask, group=group)
             alpha = torch.where(share > 0, alpha / share, 0.0)
-        return replace(
-            plan,
-            coefficients={**plan.coefficients, "confident": alpha},
-            tokens={**plan.tokens, "confident": high},
-        )
+        coefficients = {**plan.coefficients, "confident": alpha}
+        return replace(plan, coefficients=coefficients, tokens={**plan.tokens, "confident": high})
 
     def token_loss(
         self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan

@@ -6,17 +6,16 @@ from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from entropy_ext import TokenStats
 from entropy_ext.recipes.base import Recipe
 from entropy_ext.recipes.statistics import statistics_of
-from entropy_ext.recipes.types import Plan, Statistics, Targets
+from entropy_ext.recipes.types import Group, Plan, Statistics, Targets
 from entropy_ext.rl.advantages.entropy_neutral import entropy_neutral, step_size_squared
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound
-from entropy_ext.rl.losses import TokenLoss, log_ratio, ppo_clip
+from entropy_ext.rl.losses import TokenLoss, log_ratio
 from entropy_ext.rl.rollout import Rollout
 from entropy_ext.token_selection import entropy_change
 
@@ -49,29 +48,16 @@ class EntropyNeutral(Recipe):
     aggregation: Aggregation = "token-mean"
 
     def __init__(
-        self,
-        *,
-        strength: float = 1.0,
-        target: float = 0.0,
-        damping: float = 1e-3,
-        **options: Any,
+        self, *, strength: float = 1.0, target: float = 0.0, damping: float = 1e-3, **options: Any
     ) -> None:
         super().__init__(**options)
-        check_bound("strength", strength, at_least=0, at_most=1)
-        check_bound("target", target, finite=True)
-        check_bound("damping", damping, above=0, finite=True)
-        self.strength = strength
-        self.target = target
-        self.damping = damping
+        self.strength = check_bound("strength", strength, at_least=0, at_most=1)
+        self.target = check_bound("target", target, finite=True)
+        self.damping = check_bound("damping", damping, above=0, finite=True)
 
     @torch.no_grad()
     def prepare(
-        self,
-        stats: TokenStats | None,
-        rollout: Rollout,
-        targets: Targets,
-        *,
-        group: dist.ProcessGroup | None = None,
+        self, stats: TokenStats | None, rollout: Rollout, targets: Targets, *, group: Group = None
     ) -> Plan:
         """The base's plan, and the projected advantages."""
         plan = super().prepare(stats, rollout, targets, group=group)
@@ -80,9 +66,8 @@ class EntropyNeutral(Recipe):
         log_rho, _ = log_ratio(stats.logp, rollout.old_logp.to(stats.logp.dtype), plan.mask)
         ratio = log_rho.exp()
         # Where the clip acts, no gradient flows: such a token neither moves the entropy nor helps.
-        moving = torch.where(
-            advantages > 0, ratio <= 1 + self.clip_high, ratio >= 1 - self.clip_low
-        )
+        low, high = 1 - self.clip_low, 1 + self.clip_high
+        moving = torch.where(advantages > 0, ratio <= high, ratio >= low)
         change = entropy_change(stats, torch.ones_like(advantages), ratio=ratio)
         size = ratio.square() * step_size_squared(stats.logp, cast(Tensor, stats.collision))
         known = plan.mask & moving & torch.isfinite(change)
@@ -102,12 +87,5 @@ class EntropyNeutral(Recipe):
         self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
     ) -> TokenLoss:
         """GRPO's, with the plan's advantages."""
-        return ppo_clip(
-            stats.logp,
-            rollout.old_logp,
-            plan.tokens["advantages"],
-            plan.mask,
-            clip_low=self.clip_low,
-            clip_high=self.clip_high,
-            dual_clip=self.dual_clip,
-        )
+        projected = Targets(plan.tokens["advantages"], targets.returns)
+        return super().policy_loss(stats, rollout, projected, plan)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch.distributed as dist
-
 from entropy_ext import TokenStats
 from entropy_ext.recipes.base import Recipe
-from entropy_ext.recipes.types import Plan, Targets
+from entropy_ext.recipes.types import Group, Plan, Targets
 from entropy_ext.rl.advantages import gpg
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound
@@ -44,7 +42,7 @@ class Gpg(Recipe):
         check_bound("scale", scale, above=0)
         self.scale = scale
 
-    def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
+    def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
         """Reward above the group's mean, scaled by how few earn any."""
         self.check(rollout)
         return Targets(

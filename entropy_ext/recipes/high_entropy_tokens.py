@@ -6,12 +6,11 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
-import torch.distributed as dist
 
 from entropy_ext import TokenStats, token_selection
 from entropy_ext.recipes.dapo import Dapo
 from entropy_ext.recipes.statistics import statistics_of
-from entropy_ext.recipes.types import Plan, Statistics, Targets
+from entropy_ext.recipes.types import Group, Plan, Statistics, Targets
 from entropy_ext.rl.aggregate import count
 from entropy_ext.rl.checks import check_bound, check_choice
 from entropy_ext.rl.rollout import Rollout
@@ -62,12 +61,7 @@ class HighEntropyTokens(Dapo):
 
     @torch.no_grad()
     def prepare(
-        self,
-        stats: TokenStats | None,
-        rollout: Rollout,
-        targets: Targets,
-        *,
-        group: dist.ProcessGroup | None = None,
+        self, stats: TokenStats | None, rollout: Rollout, targets: Targets, *, group: Group = None
     ) -> Plan:
         """The tokens of highest entropy, as the mask or as weights."""
         plan = super().prepare(stats, rollout, targets, group=group)

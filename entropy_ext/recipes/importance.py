@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any, ClassVar, cast, get_args
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from entropy_ext import TokenStats
 from entropy_ext.recipes.base import Recipe
-from entropy_ext.recipes.types import Plan, Targets
+from entropy_ext.recipes.types import Group, Plan, Targets
 from entropy_ext.rl.checks import check_bound, check_choice
 from entropy_ext.rl.importance import MaskLevel, masked_importance, truncated_importance
 from entropy_ext.rl.rollout import Rollout
@@ -45,12 +44,7 @@ class TruncatedIS(Recipe):
 
     @torch.no_grad()
     def prepare(
-        self,
-        stats: TokenStats | None,
-        rollout: Rollout,
-        targets: Targets,
-        *,
-        group: dist.ProcessGroup | None = None,
+        self, stats: TokenStats | None, rollout: Rollout, targets: Targets, *, group: Group = None
     ) -> Plan:
         """The base's plan with the mismatch as a weight."""
         plan = super().prepare(stats, rollout, targets, group=group)

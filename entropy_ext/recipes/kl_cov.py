@@ -6,12 +6,11 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
-import torch.distributed as dist
 
 from entropy_ext import TokenStats, token_selection
 from entropy_ext.recipes.dynamic_sampling import DynamicSampling
 from entropy_ext.recipes.statistics import statistics_of
-from entropy_ext.recipes.types import Plan, Sampling, Statistics, Targets
+from entropy_ext.recipes.types import Group, Plan, Sampling, Statistics, Targets
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound, check_choice
 from entropy_ext.rl.losses import CovPenalty, TokenLoss, kl_cov
@@ -34,10 +33,9 @@ class KLCov(DynamicSampling):
     several optimizer steps per rollout.
 
     "The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models"
-    (arXiv 2505.22617, eq. 10, 13 and 14). Figures there: 256 prompts × 8, 8 optimizer steps per
-    rollout; fraction 2e-3 for 7B and 2e-4 for 32B (0.2 and 0.02 in the released scripts are
-    percent). The released code takes means and top tokens per micro-batch and rank; here over the
-    mini-batch. The divergence is from the policy that sampled, not from a reference.
+    (arXiv 2505.22617, eq. 10, 13 and 14): 256 prompts × 8, 8 optimizer steps per rollout; fraction
+    2e-3 for 7B, 2e-4 for 32B (0.2 and 0.02 in the scripts are percent). The released code takes
+    means and top tokens per micro-batch and rank; here over the mini-batch.
 
     Args:
         variant: "paper": cov_coef 1, fraction 2e-3; "verl": its defaults 0.1 and 2e-4.
@@ -66,22 +64,16 @@ class KLCov(DynamicSampling):
         self.refuse(options, "clip_low", "clip_high", "dual_clip")
         super().__init__(**options)
         check_choice("variant", variant, get_args(KLCovVariant))
-        check_choice("penalty", penalty, get_args(CovPenalty))
-        default_coef, default_fraction = _DEFAULTS[variant]
-        self.cov_coef = default_coef if cov_coef is None else cov_coef
-        self.fraction = default_fraction if fraction is None else fraction
-        self.penalty: CovPenalty = penalty
-        check_bound("cov_coef", self.cov_coef, at_least=0)
-        check_bound("fraction", self.fraction, at_least=0, at_most=1)
+        coef, share = _DEFAULTS[variant]
+        coef = coef if cov_coef is None else cov_coef
+        share = share if fraction is None else fraction
+        self.cov_coef = check_bound("cov_coef", coef, at_least=0)
+        self.fraction = check_bound("fraction", share, at_least=0, at_most=1)
+        self.penalty: CovPenalty = check_choice("penalty", penalty, get_args(CovPenalty))
 
     @torch.no_grad()
     def prepare(
-        self,
-        stats: TokenStats | None,
-        rollout: Rollout,
-        targets: Targets,
-        *,
-        group: dist.ProcessGroup | None = None,
+        self, stats: TokenStats | None, rollout: Rollout, targets: Targets, *, group: Group = None
     ) -> Plan:
         """The tokens to hold."""
         plan = super().prepare(stats, rollout, targets, group=group)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, cast
 
-import torch.distributed as dist
 from torch import Tensor
 
 from entropy_ext import TokenStats
 from entropy_ext.recipes.base import Recipe
-from entropy_ext.recipes.types import Plan, Sampling, Targets
+from entropy_ext.recipes.types import Group, Plan, Sampling, Targets
 from entropy_ext.rl.advantages import group_mean
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound, check_flag
@@ -65,7 +64,7 @@ class Luffy(Recipe):
         if teacher_probabilities:
             self.needs = self.needs | {"teacher_logp"}
 
-    def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
+    def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
         """Reward above the mean of the group, teacher included."""
         self.check(rollout)
         return Targets(

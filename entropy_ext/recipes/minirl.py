@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, cast
 
-import torch.distributed as dist
 from torch import Tensor
 
 from entropy_ext import TokenStats
 from entropy_ext.recipes.base import Recipe
-from entropy_ext.recipes.types import Plan, Targets
+from entropy_ext.recipes.types import Group, Plan, Targets
 from entropy_ext.rl.advantages import group_mean
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound
@@ -54,7 +53,7 @@ class MiniRL(Recipe):
         check_bound("max_weight", max_weight, above=0)
         self.max_weight = max_weight
 
-    def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
+    def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
         """Reward above the group's mean."""
         self.check(rollout)
         return Targets(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
-import torch.distributed as dist
 
 from entropy_ext.recipes.base import Recipe
-from entropy_ext.recipes.types import Targets
+from entropy_ext.recipes.types import Group, Targets
 from entropy_ext.rl.advantages import opo
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_choice
@@ -47,7 +46,7 @@ class Opo(Recipe):
         check_choice("scope", scope, get_args(Scope))
         self.scope = scope
 
-    def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
+    def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
         """Rewards above the length-weighted mean."""
         self.check(rollout)
         rewards, mask = rollout.rewards, rollout.mask

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch.distributed as dist
-
 from entropy_ext.recipes.base import Recipe
-from entropy_ext.recipes.types import Targets
+from entropy_ext.recipes.types import Group, Targets
 from entropy_ext.rl.advantages import pass_at_k_advantage
 from entropy_ext.rl.checks import check_bound
 from entropy_ext.rl.rollout import Rollout
@@ -37,7 +35,7 @@ class PassAtK(Recipe):
         check_bound("k", k, at_least=1, at_most=self.sampling.group_size - 1, integer=True)
         self.k = k
 
-    def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
+    def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
         """What each response adds to the best of k."""
         self.check(rollout)
         rewards, prompt, mask = rollout.rewards, rollout.prompt, rollout.mask

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
-import torch.distributed as dist
 
 from entropy_ext import TokenStats
 from entropy_ext.recipes.base import Recipe
 from entropy_ext.recipes.statistics import statistics_of
-from entropy_ext.recipes.types import Plan, Statistics, Targets
+from entropy_ext.recipes.types import Group, Plan, Statistics, Targets
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound, check_choice
 from entropy_ext.rl.controllers import EntropyGuided, epoch_weight, stage_weight
@@ -71,12 +70,7 @@ class PositiveReweight(Recipe):
 
     @torch.no_grad()
     def prepare(
-        self,
-        stats: TokenStats | None,
-        rollout: Rollout,
-        targets: Targets,
-        *,
-        group: dist.ProcessGroup | None = None,
+        self, stats: TokenStats | None, rollout: Rollout, targets: Targets, *, group: Group = None
     ) -> Plan:
         """The base's plan with λ on positive tokens."""
         plan = super().prepare(stats, rollout, targets, group=group)

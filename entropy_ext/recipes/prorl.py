@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
-import torch.distributed as dist
 from torch import Tensor
 
 from entropy_ext.recipes.dynamic_sampling import DynamicSampling
-from entropy_ext.recipes.types import Sampling, StepActions, Targets
+from entropy_ext.recipes.types import Group, Sampling, StepActions, Targets
 from entropy_ext.rl.advantages import batch_whiten, group_mean
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound, check_choice, check_flag
@@ -27,6 +26,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "v2": {"clip_high": 0.27, "kl_coef": 1e-4, "kl_estimator": "k2", "kl_max": 10.0},
 }
 _RESETS: dict[str, dict[str, Any]] = {"v1": {"patience": 3}, "v2": {"every": 500}}
+"""v1 says nothing of how long a score must stall, v2 every 200 to 500 steps"""
 
 
 class ProRL(DynamicSampling):
@@ -41,12 +41,15 @@ class ProRL(DynamicSampling):
     v1: "ProRL: Prolonged Reinforcement Learning Expands Reasoning Boundaries in Large Language
     Models" (arXiv 2505.24864), 256 prompts × 16 at temperature 1.2. v2: "Scaling LLM Reinforcement
     Learning with Prolonged Training Using ProRL v2" (NVIDIA, August 2025) and its NeMo-RL and
-    OpenRLHF recipes; a reset every 200 to 500 steps or when the divergence spikes. Not verified:
-    v1's kl_coef and estimator, how long a score must stall, v2's cosine term and its weight.
+    OpenRLHF recipes, whose filter on the ratio of trainer and sampler is
+    `compose("prorl", "masked_is", version="v2")`. Not verified: v1's kl_coef and estimator, how
+    long a score must stall, what a spike is, v2's cosine term and its weight.
 
     Args:
         version: "v1" or "v2"; sets clip_high, kl_coef, kl_estimator, kl_max and the resets.
-        resets: when to reset; None takes the version's.
+        reset_every: steps, or None; the version's where none of the three is given.
+        reset_patience: validations without gain, or None.
+        reset_kl: divergence from the reference, nats per token, or None.
         reset_optimizer: with each reset; None takes the version's.
         cosine_coef: weight of v2's reward for brevity; 0 leaves it out.
         cosine_on: steps with it, then
@@ -63,7 +66,9 @@ class ProRL(DynamicSampling):
         self,
         *,
         version: ProRLVersion = "v1",
-        resets: ReferenceReset | None = None,
+        reset_every: int | None = None,
+        reset_patience: int | None = None,
+        reset_kl: float | None = None,
         reset_optimizer: bool | None = None,
         cosine_coef: float = 0.0,
         cosine_on: int = 100,
@@ -72,18 +77,20 @@ class ProRL(DynamicSampling):
     ) -> None:
         check_choice("version", version, get_args(ProRLVersion))
         super().__init__(**{**_DEFAULTS[version], **options})
-        check_bound("cosine_coef", cosine_coef, at_least=0, finite=True)
-        check_bound("cosine_on", cosine_on, at_least=0, integer=True)
-        check_bound("cosine_off", cosine_off, at_least=0 if cosine_on else 1, integer=True)
-        if not isinstance(resets, ReferenceReset | None):
-            raise TypeError(f"resets: expected a ReferenceReset or None, got {resets!r}")
-        if reset_optimizer is not None:
-            check_flag("reset_optimizer", reset_optimizer)
         self.version = version
-        self.resets = ReferenceReset(**_RESETS[version]) if resets is None else resets
-        self.reset_optimizer = version == "v1" if reset_optimizer is None else reset_optimizer
-        self.cosine_coef = cosine_coef
-        self.cosine_on = cosine_on
+        whole: dict[str, Any] = {"at_least": 1, "integer": True, "optional": True}
+        resets = {
+            "every": check_bound("reset_every", reset_every, **whole),
+            "patience": check_bound("reset_patience", reset_patience, **whole),
+            "kl_limit": check_bound("reset_kl", reset_kl, above=0, optional=True),
+        }
+        given = {name: value for name, value in resets.items() if value is not None}
+        self.resets = ReferenceReset(**(given or _RESETS[version]))
+        anew = version == "v1" if reset_optimizer is None else reset_optimizer
+        self.reset_optimizer = check_flag("reset_optimizer", anew)
+        self.cosine_coef = check_bound("cosine_coef", cosine_coef, at_least=0, finite=True)
+        self.cosine_on = check_bound("cosine_on", cosine_on, at_least=0, integer=True)
+        check_bound("cosine_off", cosine_off, at_least=0 if cosine_on else 1, integer=True)
         self.cosine_period = cosine_on + cosine_off
 
     def shape_rewards(self, rollout: Rollout) -> Tensor:
@@ -94,15 +101,14 @@ class ProRL(DynamicSampling):
         rewards = at_least_float32(rollout.rewards)
         return rewards + self.cosine_coef * term.to(rewards.dtype)
 
-    def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
+    def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
         """GRPO's in v1; in v2 rewards above the group's mean, whitened over the batch."""
         if self.version == "v1":
             return super().targets(rollout, group=group)
         self.check(rollout)
-        centred = group_mean(
-            rollout.rewards, rollout.prompt, rollout.mask, singleton=self.singleton
-        )
-        return Targets(batch_whiten(centred, rollout.mask, group=group))
+        rewards, prompt, mask = rollout.rewards, rollout.prompt, rollout.mask
+        centred = group_mean(rewards, prompt, mask, singleton=self.singleton)
+        return Targets(batch_whiten(centred, mask, group=group))
 
     def after_step(self, metrics: Mapping[str, float]) -> StepActions:
         """A reset when it is due; looks at "kl_reference" and, where there is one, "held_out"."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, cast
 
-import torch.distributed as dist
 from torch import Tensor
 
 from entropy_ext.recipes.base import Recipe
-from entropy_ext.recipes.types import Sampling, Targets
+from entropy_ext.recipes.types import Group, Sampling, Targets
 from entropy_ext.rl.advantages import psr_nsr
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound
@@ -46,7 +45,7 @@ class WReinforce(Recipe):
         check_bound("positive_weight", positive_weight, at_least=0)
         self.positive_weight = positive_weight
 
-    def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
+    def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
         """The sign of the outcome, weighted; the rewards are not looked at."""
         self.check(rollout)
         return Targets(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
-import torch.distributed as dist
 
 from entropy_ext.recipes.base import Recipe
-from entropy_ext.recipes.types import Targets
+from entropy_ext.recipes.types import Group, Targets
 from entropy_ext.rl.advantages import batch_whiten, group_mean
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_choice
@@ -44,7 +43,7 @@ class ReinforcePP(Recipe):
         check_choice("baseline", baseline, get_args(Baseline))
         self.baseline = baseline
 
-    def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
+    def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
         """Rewards whitened over all tokens."""
         self.check(rollout)
         if self.baseline == "group":

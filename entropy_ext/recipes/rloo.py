@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch.distributed as dist
-
 from entropy_ext.recipes.base import Recipe
-from entropy_ext.recipes.types import Targets
+from entropy_ext.recipes.types import Group, Targets
 from entropy_ext.rl.advantages import leave_one_out
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.rollout import Rollout
@@ -39,7 +37,7 @@ class Rloo(Recipe):
         self.refuse(options, "eps")
         super().__init__(**options)
 
-    def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
+    def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
         """Reward above the others' mean."""
         self.check(rollout)
         return Targets(

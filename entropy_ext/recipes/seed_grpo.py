@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar, get_args
 
-import torch.distributed as dist
-
 from entropy_ext.recipes.base import Recipe
-from entropy_ext.recipes.types import Targets
+from entropy_ext.recipes.types import Group, Targets
 from entropy_ext.rl.advantages import group_mean
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound, check_choice, check_flag
@@ -80,7 +78,7 @@ class SeedGrpo(Recipe):
         if cluster is not exact_answers:
             self.needs = self.needs - {"answers"}
 
-    def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
+    def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
         """Rewards above the group's mean, weighed by the prompt's semantic entropy."""
         self.check(rollout)
         advantages = group_mean(

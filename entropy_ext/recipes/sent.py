@@ -6,12 +6,11 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
 
 from entropy_ext import TokenStats
 from entropy_ext.recipes.semantic_curriculum import SemanticCurriculum
 from entropy_ext.recipes.statistics import statistics_of
-from entropy_ext.recipes.types import Plan, Sampling, Statistics, Targets
+from entropy_ext.recipes.types import Group, Plan, Sampling, Statistics, Targets
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound
 from entropy_ext.rl.losses import TokenLoss, sent, sent_penalty
@@ -28,11 +27,10 @@ class Sent(SemanticCurriculum):
     held to the old policy by hold_coef·{2, ½}·|logp − old_logp|; k3 penalty on the divergence from
     the reference; mean over tokens.
 
-    "Efficient RL with Semantic and Token Entropy for LLM Reasoning" (arXiv 2512.04359). Figures
-    there: 256 prompts × 8, 2 optimizer steps per rollout. The default is what the released code
-    means to do (it takes the covariances of wrong entries); the paper's text holds all low tokens,
-    which is hold_rest > 0, a value it could not be seen to give. How the code splits the prompts
-    could not be verified. The code selects per micro-batch, this per optimizer step.
+    "Efficient RL with Semantic and Token Entropy for LLM Reasoning" (arXiv 2512.04359): 256 prompts
+    × 8, 2 optimizer steps per rollout. The default is what the released code means to do, per
+    optimizer step rather than micro-batch; the paper's text holds all low tokens, which is
+    hold_rest > 0. How the code splits the prompts could not be verified.
 
     Args:
         low_fraction: share of tokens that count as of low entropy.
@@ -64,23 +62,14 @@ class Sent(SemanticCurriculum):
     ) -> None:
         self.refuse(options, "clip_low", "clip_high", "dual_clip")
         super().__init__(kl_coef=kl_coef, stages=stages, **options)
-        check_bound("low_fraction", low_fraction, at_least=0, at_most=1)
-        check_bound("cov_fraction", cov_fraction, at_least=0, at_most=1)
-        check_bound("hold_coef", hold_coef, at_least=0)
-        check_bound("hold_rest", hold_rest, at_least=0)
-        self.low_fraction = low_fraction
-        self.cov_fraction = cov_fraction
-        self.hold_coef = hold_coef
-        self.hold_rest = hold_rest
+        self.low_fraction = check_bound("low_fraction", low_fraction, at_least=0, at_most=1)
+        self.cov_fraction = check_bound("cov_fraction", cov_fraction, at_least=0, at_most=1)
+        self.hold_coef = check_bound("hold_coef", hold_coef, at_least=0)
+        self.hold_rest = check_bound("hold_rest", hold_rest, at_least=0)
 
     @torch.no_grad()
     def prepare(
-        self,
-        stats: TokenStats | None,
-        rollout: Rollout,
-        targets: Targets,
-        *,
-        group: dist.ProcessGroup | None = None,
+        self, stats: TokenStats | None, rollout: Rollout, targets: Targets, *, group: Group = None
     ) -> Plan:
         """The base's plan, and the tokens to hold."""
         plan = super().prepare(stats, rollout, targets, group=group)

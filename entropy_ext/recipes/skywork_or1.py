@@ -6,12 +6,11 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from entropy_ext import TokenStats
 from entropy_ext.recipes.base import Recipe
-from entropy_ext.recipes.types import Plan, Targets
+from entropy_ext.recipes.types import Group, Plan, Targets
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound, check_choice
 from entropy_ext.rl.controllers import AdaptiveEntropy, EntropyGate
@@ -81,12 +80,7 @@ class SkyworkOr1(Recipe):
 
     @torch.no_grad()
     def prepare(
-        self,
-        stats: TokenStats | None,
-        rollout: Rollout,
-        targets: Targets,
-        *,
-        group: dist.ProcessGroup | None = None,
+        self, stats: TokenStats | None, rollout: Rollout, targets: Targets, *, group: Group = None
     ) -> Plan:
         """The controller's weight as the coefficient of the entropy bonus."""
         plan = super().prepare(stats, rollout, targets, group=group)

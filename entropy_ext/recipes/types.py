@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
+import torch.distributed as dist
 from torch import Tensor
 
 from entropy_ext.rl.aggregate import Aggregation, aggregate
 from entropy_ext.rl.checks import check_bound, check_flag
 
-__all__ = ["Plan", "PromptStats", "Sampling", "Statistics", "StepActions", "Targets"]
+__all__ = ["Group", "Plan", "PromptStats", "Sampling", "Statistics", "StepActions", "Targets"]
+
+Group: TypeAlias = "dist.ProcessGroup | None"
+"""the ranks that hold a mini-batch together; None: this process alone"""
 
 Statistics = Literal["micro", "minibatch", "rollout"]
 

@@ -6,23 +6,26 @@ from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from entropy_ext import TokenStats
-from entropy_ext.recipes.base import Recipe
-from entropy_ext.recipes.types import Plan, Targets
-from entropy_ext.rl.advantages import batch_whiten, gae, length_adaptive_decay, terminal_rewards
+from entropy_ext.recipes.clip_higher import ClipHigher
+from entropy_ext.recipes.types import Group, Plan, Targets
+from entropy_ext.rl.advantages import (
+    batch_whiten,
+    decoupled_gae,
+    length_adaptive_decay,
+    terminal_rewards,
+)
 from entropy_ext.rl.aggregate import Aggregation, count
 from entropy_ext.rl.checks import check_bound, check_flag
 from entropy_ext.rl.losses import TokenLoss, positive_nll, value_loss
-from entropy_ext.rl.precision import at_least_float32
 from entropy_ext.rl.rollout import Rollout
 
 __all__ = ["Vapo"]
 
 
-class Vapo(Recipe):
+class Vapo(ClipHigher):
     """Value-based Augmented Proximal Policy Optimization.
 
     Against GRPO: advantages come from a value head by GAE, whose λ is 1 − 1/(α·l) for the policy
@@ -31,14 +34,10 @@ class Vapo(Recipe):
     L = L_clip + μ·(−Σ logp over their tokens / their number).
 
     "VAPO: Efficient and Reliable Reinforcement Learning for Advanced Reasoning Tasks"
-    (arXiv 2504.05118). Figures there: 512 prompts × 16, mini-batches of 512 responses, critic
-    learning rate twice the actor's, value head started from a reward model. No code was released:
-    whitening (which verl and NeMo-RL do) and the bound on the value loss (verl 0.5, NeMo-RL 0.2)
-    are not settled by the paper.
+    (arXiv 2504.05118): 512 prompts × 16, mini-batches of 512 responses. No code was released, and
+    the paper settles neither whitening (verl and NeMo-RL do it) nor a bound on the value loss.
 
     Args:
-        clip_low: the ratio may fall to 1 − clip_low.
-        clip_high: the ratio may rise to 1 + clip_high.
         alpha: α of the policy's length-adaptive λ.
         decay: one λ for the policy in its place; 0.95 in the ablation.
         critic_decay: λ of the value head's targets.
@@ -47,7 +46,7 @@ class Vapo(Recipe):
         whiten: bring the advantages of a rollout to mean 0 and variance 1.
         value_clip: how far an update may carry a value with effect on its loss, or None.
         value_pretraining: steps that train the value head alone, before all others.
-        options: the remaining arguments of `Recipe`.
+        options: the remaining arguments of `ClipHigher`.
     """
 
     name: ClassVar[str] = "vapo"
@@ -60,8 +59,6 @@ class Vapo(Recipe):
     def __init__(
         self,
         *,
-        clip_low: float = 0.2,
-        clip_high: float = 0.28,
         alpha: float = 0.05,
         decay: float | None = None,
         critic_decay: float = 1.0,
@@ -73,50 +70,38 @@ class Vapo(Recipe):
         **options: Any,
     ) -> None:
         self.refuse(options, "eps", "singleton")
-        super().__init__(clip_low=clip_low, clip_high=clip_high, **options)
-        check_bound("alpha", alpha, above=0)
-        if decay is not None:
-            check_bound("decay", decay, at_least=0, at_most=1)
-        check_bound("critic_decay", critic_decay, at_least=0, at_most=1)
-        check_bound("gamma", gamma, at_least=0, at_most=1)
-        check_bound("nll_coef", nll_coef, at_least=0, finite=True)
-        if value_clip is not None:
-            check_bound("value_clip", value_clip, above=0)
-        self.alpha = alpha
-        self.decay = decay
-        self.critic_decay = critic_decay
-        self.gamma = gamma
-        self.nll_coef = nll_coef
-        check_flag("whiten", whiten)
-        self.whiten = whiten
-        self.value_clip = value_clip
+        super().__init__(**options)
+        self.alpha = check_bound("alpha", alpha, above=0)
+        self.decay = check_bound("decay", decay, at_least=0, at_most=1, optional=True)
+        self.critic_decay = check_bound("critic_decay", critic_decay, at_least=0, at_most=1)
+        self.gamma = check_bound("gamma", gamma, at_least=0, at_most=1)
+        self.nll_coef = check_bound("nll_coef", nll_coef, at_least=0, finite=True)
+        self.whiten = check_flag("whiten", whiten)
+        self.value_clip = check_bound("value_clip", value_clip, above=0, optional=True)
         check_bound("value_pretraining", value_pretraining, at_least=0, integer=True)
         self.value_pretraining = value_pretraining
 
-    def targets(self, rollout: Rollout, *, group: dist.ProcessGroup | None = None) -> Targets:
+    def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
         """Advantages with the policy's λ, returns with the critic's."""
         self.check(rollout)
-        mask = rollout.mask
-        values = at_least_float32(cast(Tensor, rollout.values).detach())
-        rewards = terminal_rewards(rollout.rewards, mask)
-        decay: Tensor | float = (
-            length_adaptive_decay(rollout.lengths, alpha=self.alpha, dtype=values.dtype)
-            if self.decay is None
-            else self.decay
+        values, mask = cast(Tensor, rollout.values), rollout.mask
+        decay: Tensor | float | None = self.decay
+        if decay is None:
+            decay = length_adaptive_decay(rollout.lengths, alpha=self.alpha, dtype=torch.float64)
+        advantages, returns = decoupled_gae(
+            terminal_rewards(rollout.rewards, mask),
+            values,
+            mask,
+            gamma=self.gamma,
+            decay=decay,
+            critic_decay=self.critic_decay,
         )
-        advantages = gae(rewards, values, mask, gamma=self.gamma, decay=decay)
         if self.whiten:
             advantages = batch_whiten(advantages, mask, unbiased=True, group=group)
-        returns = gae(rewards, values, mask, gamma=self.gamma, decay=self.critic_decay)
-        return Targets(advantages, torch.where(mask, returns + values, 0.0))
+        return Targets(advantages, returns)
 
     def prepare(
-        self,
-        stats: TokenStats | None,
-        rollout: Rollout,
-        targets: Targets,
-        *,
-        group: dist.ProcessGroup | None = None,
+        self, stats: TokenStats | None, rollout: Rollout, targets: Targets, *, group: Group = None
     ) -> Plan:
         """μ, scaled so that the likelihood term is a mean over right responses alone."""
         plan = super().prepare(stats, rollout, targets, group=group)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from numbers import Integral, Real
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 __all__ = ["check_bound", "check_choice", "check_flag", "check_tensor"]
+
+N = TypeVar("N", bound="float | None")
+C = TypeVar("C", bound="str | None")
 
 
 def check_tensor(
@@ -41,30 +45,35 @@ def check_tensor(
 
 def check_bound(
     name: str,
-    value: float,
+    value: N,
     *,
     above: float | None = None,
     at_least: float = -math.inf,
     at_most: float = math.inf,
     integer: bool = False,
     finite: bool = False,
-) -> None:
-    """Raise unless value is a number with above < value and at_least ≤ value ≤ at_most.
+    optional: bool = False,
+) -> N:
+    """The value, if it is a number with above < value and at_least ≤ value ≤ at_most.
 
-    NaN never passes; an infinity does unless a bound or `finite` keeps it out.
+    NaN never passes; an infinity does unless a bound or `finite` keeps it out; None where it is
+    `optional`.
 
     Raises:
         TypeError: not a number (a bool and a tensor are none), or a fraction where `integer`.
         ValueError: out of bounds.
     """
+    if value is None and optional:
+        return value
     # The builtin types first: a compiler that traces this knows them, not the abstract ones.
     known = isinstance(value, int if integer else (int, float))
     if isinstance(value, bool) or not (known or isinstance(value, Integral if integer else Real)):
         kind = "an integer" if integer else "a number"
         raise TypeError(f"{name}: expected {kind}, got {value!r}")
+    assert value is not None
     inside = (above is None or value > above) and at_least <= value <= at_most
     if inside and not (finite and math.isinf(value)):
-        return
+        return value
     wanted = [
         *([f"> {above:g}"] if above is not None else []),
         *([f">= {at_least:g}"] if at_least > -math.inf else []),
@@ -75,14 +84,16 @@ def check_bound(
     raise ValueError(f"{name}: expected {number}{bounds}, got {value}")
 
 
-def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
-    """Raise ValueError unless value is one of the choices."""
+def check_choice(name: str, value: C, choices: Iterable[str]) -> C:
+    """The value; ValueError unless it is one of the choices."""
     choices = tuple(choices)
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+    return value
 
 
-def check_flag(name: str, value: object) -> None:
-    """Raise TypeError unless value is True or False: the string "false" would count as true."""
+def check_flag(name: str, value: bool) -> bool:
+    """The value; TypeError unless it is True or False: the string "false" would count as true."""
     if not isinstance(value, bool):
         raise TypeError(f"{name}: expected True or False, got {value!r}")
+    return value

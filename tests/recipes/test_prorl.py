@@ -7,7 +7,6 @@ import torch
 
 from entropy_ext import recipes
 from entropy_ext.recipes import StepActions
-from entropy_ext.rl.controllers import ReferenceReset
 from entropy_ext.rl.losses import kl_penalty
 from entropy_ext.rl.rewards import cosine_length, truncated_reward
 from tests.recipe_runs import loss, make_logits, make_rollout, make_values, prepare
@@ -101,7 +100,7 @@ def test_v2_whitens_over_the_tokens_of_the_batch():
 
 
 def test_v1_resets_when_the_held_out_score_stalls():
-    recipe = recipes.get("prorl", resets=ReferenceReset(patience=2))
+    recipe = recipes.get("prorl", reset_patience=2)
     scores = [0.5, None, 0.5, None, 0.4, 0.3]
     metrics = [{} if s is None else {"held_out": s} for s in scores]
     got = [recipe.after_step(m) for m in metrics]
@@ -109,10 +108,41 @@ def test_v1_resets_when_the_held_out_score_stalls():
 
 
 def test_v2_resets_on_its_period_or_on_a_spike_and_keeps_the_optimizer():
-    recipe = recipes.get("prorl", version="v2", resets=ReferenceReset(every=3, kl_limit=1.0))
+    recipe = recipes.get("prorl", version="v2", reset_every=3, reset_kl=1.0)
     got = [recipe.after_step({"kl_reference": kl}) for kl in (0.1, 2.0, 0.1, 0.1, 0.1, 0.1)]
     due = [False, True, False, False, True, False]
     assert got == [StepActions(reset, False) for reset in due]
+
+
+def test_resets_that_are_given_replace_the_version_s():
+    given = recipes.get("prorl", reset_every=6).resets
+    assert (given.every, given.patience, given.kl_limit) == (6, None, None)
+    for name in ("reset_every", "reset_patience", "reset_kl"):
+        with pytest.raises(ValueError, match=f"{name}: expected a number >.* got 0"):
+            recipes.get("prorl", **{name: 0})
+
+
+def test_v2_with_the_filter_on_the_sampler_s_ratio():
+    """NeMo-RL's recipe: a token whose π_old/μ is beyond [0.5, 5] has no policy loss; KL stays."""
+    recipe, logits = recipes.compose("prorl", "masked_is", version="v2"), make_logits()
+    plain = recipes.get("prorl", version="v2")
+    rollout = make_rollout()
+    logp = logits.log_softmax(-1).gather(-1, rollout.tokens[..., None]).squeeze(-1)
+    rollout, far = rollout.replace(old_logp=logp), logp.clone()
+    far[0, 1], far[2, 0] = far[0, 1] + 1.0, far[2, 0] - 2.0
+    rollout = rollout.replace(rollout_logp=far)
+    one, other = (prepare(x, logits, rollout) for x in (recipe, plain))
+    expected = torch.where(rollout.mask, (rollout.old_logp - far).exp(), 0.0)
+    expected[0, 1] = expected[2, 0] = 0
+    torch.testing.assert_close(one.plan.weights, expected)
+    assert (recipe.clip_high, recipe.kl_estimator, recipe.reset_optimizer) == (0.27, "k2", False)
+    at = logits.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(loss(recipe, at, one), at)
+    (whole,) = torch.autograd.grad(loss(plain, at, other), at)
+    # What is left of the two tokens is the divergence's.
+    assert 0 < slope[0, 1].abs().max() < 0.01 * whole[0, 1].abs().max()
+    torch.testing.assert_close(slope[1], whole[1])
+    assert whole[1].abs().max() > 1e-3
 
 
 def test_groups_without_a_signal_are_dropped():

@@ -5,6 +5,7 @@ import torch
 
 from entropy_ext.rl.advantages import (
     batch_whiten,
+    decoupled_gae,
     gae,
     length_adaptive_decay,
     terminal_rewards,
@@ -36,6 +37,19 @@ def test_three_tokens_by_hand(decay, expected):
     torch.testing.assert_close(advantages, torch.tensor([expected], dtype=torch.float64))
     if decay == 1:
         assert (advantages + values).tolist() == [[1.0, 1.0, 1.0]]
+
+
+def test_decoupled_by_hand():
+    """Critic 1 and policy ½: returns 1 at every token, whatever the policy's λ made of it."""
+    rewards = torch.tensor([[0.0, 0.0, 1.0, torch.nan]], dtype=torch.float64)
+    values = torch.tensor([[0.2, 0.6, 0.4, torch.nan]], dtype=torch.float64)
+    mask = torch.tensor([[True, True, True, False]])
+    advantages, returns = decoupled_gae(rewards, values, mask, decay=0.5)
+    expected = torch.tensor([[0.45, 0.10, 0.60, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(advantages, expected)
+    torch.testing.assert_close(returns, torch.tensor([[1.0, 1.0, 1.0, 0.0]]).double())
+    alike, coupled = decoupled_gae(rewards, values, mask, decay=0.5, critic_decay=0.5)
+    torch.testing.assert_close(coupled[mask], (alike + values)[mask])
 
 
 @pytest.mark.parametrize("width", [1, 2, 5, 8, 33])

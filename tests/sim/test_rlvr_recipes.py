@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from entropy_ext.recipes import RECIPES
-from entropy_ext.rl.controllers import ReferenceReset
 from sim.rlvr.fields import SUPPLIED
 from sim.rlvr.interrupt import deferred_interrupt
 from sim.rlvr.model import build_model
@@ -29,7 +28,7 @@ REPRESENTATIVE = {
     "vapo": dict,
     "seed_grpo": dict,
     "bcpg_nsa": dict,
-    "prorl": lambda: {"resets": ReferenceReset(every=6)},
+    "prorl": lambda: {"reset_every": 6},
     "luffy": lambda: {"teacher_probabilities": True},
     "steer": lambda: {"form": "exact"},
     "entropic": dict,

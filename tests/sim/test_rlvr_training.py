@@ -7,6 +7,7 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+from entropy_ext import recipes
 from entropy_ext.recipes import Recipe, Sampling, StepActions
 from sim.__main__ import app
 from sim.rlvr.model import build_model
@@ -280,6 +281,24 @@ def test_requests_of_after_step_are_carried_out(task):
     assert all(torch.equal(a, b) for a, b in pairs)
     assert not all(map(torch.equal, start, trainer.reference.parameters()))
     assert not trainer.optimizer.state
+
+
+@pytest.mark.parametrize("reset_optimizer", [True, False])
+def test_prorl_s_reset(task, reset_optimizer):
+    """The divergence from the reference is 0 after it; Adam's moments are gone only if asked."""
+    recipe = recipes.get(
+        "prorl", reset_every=2, reset_optimizer=reset_optimizer, sampling=Sampling(group_size=4)
+    )
+    # An untrained model has no right answers to tell apart.
+    recipe.keep = lambda rollout: torch.ones_like(rollout.prompt, dtype=torch.bool)
+    recipe.shape_rewards = lambda rollout: (rollout.tokens.sum(-1) % 2).to(rollout.rewards.dtype)
+    trainer = _trainer(task, recipe)
+    rows = [trainer.step() for _ in range(2)]
+    assert rows[0]["kl_reference"] == 0 < rows[1]["kl_reference"]
+    moments = [state["exp_avg"] for state in trainer.optimizer.state.values()]
+    assert len(moments) == (0 if reset_optimizer else len(list(trainer.model.parameters())))
+    assert all(moment.abs().max() > 0 for moment in moments)
+    assert trainer.step()["kl_reference"] == 0
 
 
 def test_unsupplied_fields_are_refused(task):

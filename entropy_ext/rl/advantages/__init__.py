@@ -2,7 +2,12 @@
 
 from entropy_ext.rl.advantages.baselines import opo
 from entropy_ext.rl.advantages.entropy_neutral import entropy_neutral
-from entropy_ext.rl.advantages.gae import gae, length_adaptive_decay, terminal_rewards
+from entropy_ext.rl.advantages.gae import (
+    decoupled_gae,
+    gae,
+    length_adaptive_decay,
+    terminal_rewards,
+)
 from entropy_ext.rl.advantages.gpg import gpg
 from entropy_ext.rl.advantages.group import Singleton, group_mean, group_zscore
 from entropy_ext.rl.advantages.leave_one_out import leave_one_out
@@ -19,6 +24,7 @@ __all__ = [
     "Singleton",
     "UnlikelinessForm",
     "batch_whiten",
+    "decoupled_gae",
     "entropy_neutral",
     "gae",
     "gpg",

@@ -8,7 +8,7 @@ from torch import Tensor
 from entropy_ext.rl.checks import check_bound, check_tensor
 from entropy_ext.rl.precision import at_least_float32
 
-__all__ = ["gae", "length_adaptive_decay", "terminal_rewards"]
+__all__ = ["decoupled_gae", "gae", "length_adaptive_decay", "terminal_rewards"]
 
 
 @torch.no_grad()
@@ -63,6 +63,40 @@ def gae(
     return torch.where(
         mask, _sum_backwards(error, torch.where(mask, gamma * decay, torch.ones_like(values))), 0.0
     )
+
+
+@torch.no_grad()
+def decoupled_gae(
+    rewards: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    *,
+    gamma: float = 1.0,
+    decay: Tensor | float = 0.95,
+    critic_decay: Tensor | float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Advantages with the policy's λ, returns with the critic's.
+
+    A = `gae` with decay;  R = V + `gae` with critic_decay, the sum of what is to come where that
+    is 1. No gradient. VAPO (arXiv 2504.05118).
+
+    Args:
+        rewards: [B, T] floating, see `terminal_rewards`.
+        values: [B, T].
+        mask: [B, T] bool.
+        gamma: γ, 0 to 1.
+        decay: λ of the advantages: a number, or [B].
+        critic_decay: λ of the returns: a number, or [B].
+
+    Returns:
+        Advantages and returns, [B, T] of the values' dtype, at least float32; 0 off the mask.
+
+    Raises:
+        ValueError, TypeError: a wrong shape, dtype or bound.
+    """
+    advantages = gae(rewards, values, mask, gamma=gamma, decay=decay)
+    ahead = gae(rewards, values, mask, gamma=gamma, decay=critic_decay)
+    return advantages, torch.where(mask, ahead + values, 0.0)
 
 
 def length_adaptive_decay(
