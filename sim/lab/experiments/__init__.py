@@ -27,6 +27,7 @@ from sim.lab.experiments import (
     sampled_update,
     seed_scaling,
     sign_table,
+    skywork_controller,
     steer_prediction,
     token_level_loss,
 )
@@ -61,5 +62,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         opo_variance,
         seed_scaling,
         entropy_bonus,
+        skywork_controller,
     )
 }
