@@ -70,7 +70,7 @@ def sample(
     *,
     sampling: Sampling,
     groups: int,
-    mismatch: float = 0.0,
+    mismatch: float | Tensor = 0.0,
     replay_support: bool = False,
     values: Tensor | None = None,
     wanted: frozenset[str] = COSTLY,
@@ -91,7 +91,8 @@ def sample(
         sampling: as the recipe says.
         groups: prompts drawn for each seed; fewer where fewer have a weight.
         mismatch: standard deviation of noise on the sampler's logits, as of an inference engine
-            that computes otherwise; drawn anew in each step. Only rollout_logp knows of it.
+            that computes otherwise, drawn anew in each step; or what is added to them in every
+            step, [N, P, S, V]. Only rollout_logp knows of it.
         replay_support: give recipes what top-p and top-k kept, and renormalise old_logp, ref_logp
             and rollout_logp over it.
         values: [N, P, S] of a critic; None for the exact values of the policy that writes.
@@ -102,10 +103,11 @@ def sample(
     place = draw.place
     chosen, live = _prompts(task, weights, groups, place)
     sampler = policy
-    if mismatch:
-        sampler = policy + mismatch * normals(
-            task.seeds, MISMATCH, *place, shape=tuple(policy.shape[1:])
-        )
+    if isinstance(mismatch, Tensor):
+        sampler = policy + mismatch
+    elif mismatch:
+        noise = normals(task.seeds, MISMATCH, *place, shape=tuple(policy.shape[1:]))
+        sampler = policy + mismatch * noise
     left = _left(sampler / temperature, sampling)
     narrowed = sampler if left is None else sampler.masked_fill(~left, -torch.inf)
     writer = Policy.of(tree, narrowed / temperature)
@@ -131,7 +133,7 @@ def sample(
         "prompt": prompt + draw.refill * task.prompts,
         "old_logp": _logp(stats),
         "old_entropy": stats.entropy,
-        "rollout_logp": _logp(gathered(sampler) if mismatch else stats),
+        "rollout_logp": _logp(stats if sampler is policy else gathered(sampler)),
         "correct": task.correct[seed, prompt, response],
         "answers": task.answers[seed, prompt, response],
         "truncated": tree.truncated[response],
