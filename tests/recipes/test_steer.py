@@ -3,8 +3,9 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
-from entropy_ext import recipes
+from entropy_ext import entropy_change, recipes, token_stats
 from tests.recipe_cases import assert_same, case, step, table
 
 LOGP = [[math.log(0.9), math.log(0.1), math.log(0.5)]]
@@ -37,6 +38,22 @@ def test_case(options, weights, loss):
     assert got.gradient[0].tolist() == pytest.approx(slopes, abs=1e-6)
     if loss is not None:
         assert got.loss == pytest.approx(loss, abs=1e-6)
+
+
+def test_the_effect_that_is_estimated():
+    """z = [1, 0, −1, ½], a = 2, A = 1: raising z_a alone changes the entropy by −S_a = .099659, the
+    whole step Δz = A·(e_a − π) by .172299 per unit, which "exact" must see."""
+    logits = table([[1.0, 0.0, -1.0, 0.5]]).requires_grad_()
+    token = torch.tensor([2])
+    stats = token_stats(logits, token, extras=True)
+    (slope,) = torch.autograd.grad(stats.entropy.sum(), logits)
+    assert (-slope[0]).tolist() == pytest.approx([0.2116, -0.0965, -0.0997, -0.0154], abs=5e-5)
+    assert slope[0, 2].item() == pytest.approx(0.099659, abs=5e-7)
+    step = (torch.nn.functional.one_hot(token, 4) - logits.softmax(-1)).detach()
+    ahead, behind = (token_stats(logits + h * step, token).entropy for h in (1e-6, -1e-6))
+    assert ((ahead - behind) / 2e-6).item() == pytest.approx(0.172299, abs=5e-7)
+    change = entropy_change(stats, torch.ones(1, dtype=torch.float64))
+    assert change.item() == pytest.approx(0.172299, abs=5e-7)
 
 
 def test_small_effects_are_left_alone():

@@ -37,6 +37,11 @@ def test_kl_cov_by_hand():
     torch.testing.assert_close(held - base, torch.tensor([[0.05, 0, 0, 0]], dtype=F64))
     assert metrics["cov_held"].item() == 1
     assert metrics["cov_penalty"].item() == pytest.approx(0.05)
+    logp = NEW.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(kl_cov(logp, OLD, ADVANTAGES, ALL, selected).loss.mean(), logp)
+    # −Aρ/4, and the constant slope of |d|: +1/4 where the token has risen.
+    expected = (-ADVANTAGES * (NEW - OLD).exp() + selected) / 4
+    torch.testing.assert_close(slope, expected)
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,11 @@ def test_unbiased_case(old, value, gradient):
     ("difference", "k1", "k2", "k3"), [(0.5, 0.5, 0.125, 0.1065307), (-0.5, -0.5, 0.125, 0.1487213)]
 )
 def test_three_estimators_by_hand(difference, k1, k2, k3):
-    for estimator, value in zip(["k1", "k2", "k3"], [k1, k2, k3], strict=True):
-        assert _kl(difference - 1, -1.0, estimator)[0] == pytest.approx(value, abs=1e-7)
+    """And their slopes 1, d and 1 − e⁻ᵈ."""
+    slopes = (1.0, difference, 1 - math.exp(-difference))
+    for estimator, value, slope in zip(ESTIMATORS, (k1, k2, k3), slopes, strict=False):
+        got = _kl(difference - 1, -1.0, estimator)
+        assert got == pytest.approx((value, slope), abs=1e-7)
 
 
 def test_bound_on_the_value():

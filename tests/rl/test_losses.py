@@ -43,18 +43,22 @@ def test_dapo_case_values_and_gradients():
 
 
 @pytest.mark.parametrize(
-    ("mode", "expected"),
+    ("mode", "expected", "share"),
     [
-        ("token-mean", -0.5266667),
-        ("seq-mean-token-mean", -0.195),
-        ("seq-mean-token-sum", -0.79),
-        ("seq-mean-token-sum-norm", -0.395),
+        ("token-mean", -0.5266667, 1 / 3),
+        ("seq-mean-token-mean", -0.195, 1 / 4),
+        ("seq-mean-token-sum", -0.79, 1 / 2),
+        ("seq-mean-token-sum-norm", -0.395, 1 / 4),
     ],
 )
-def test_dapo_case_aggregated(mode, expected):
+def test_dapo_case_aggregated(mode, expected, share):
+    """Only the second token is neither clipped nor padding: −Aρ times its share of the mean."""
     logp, old_logp, advantages, mask = _tensors(RATIO, ADVANTAGES, MASK)
     loss, _ = ppo_clip(logp, old_logp, advantages, mask, clip_high=0.28, dual_clip=10.0)
-    assert aggregate(loss, mask, mode).item() == pytest.approx(expected, abs=1e-7)
+    total = aggregate(loss, mask, mode)
+    assert total.item() == pytest.approx(expected, abs=1e-7)
+    (slope,) = torch.autograd.grad(total, logp)
+    assert slope.flatten().tolist() == pytest.approx([0, -1.1 * share, 0, 0])
 
 
 @pytest.mark.parametrize(

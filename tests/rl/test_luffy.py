@@ -43,14 +43,19 @@ def test_group_advantages_with_a_teacher():
 def test_mixed_batch():
     """Two teacher tokens and one own; Σ/T with T = 4, and the token mean."""
     logp = torch.tensor([[0.05, 0.9, 1.0], [0.5, 1.0, 1.0]], dtype=torch.float64).log()
-    old_logp = logp.clone()
+    logp, old_logp = logp.requires_grad_(), logp.clone()
     advantages = torch.tensor([[0.75, 0.75, 0.0], [-0.25, 0.0, 0.0]], dtype=torch.float64)
     mask = torch.tensor([[1, 1, 0], [1, 0, 0]], dtype=torch.bool)
     teacher = torch.tensor([[1, 1, 1], [0, 0, 0]], dtype=torch.bool)
     loss, metrics = mixed_policy(logp, old_logp, advantages, mask, teacher=teacher, **UNCLIPPED)
     summed = aggregate(loss, mask, "seq-mean-token-sum-norm", normalizer=1, max_length=4)
     assert summed.item() == pytest.approx(-0.16875)
-    assert aggregate(loss, mask, "token-mean").item() == pytest.approx(-0.225)
+    mean = aggregate(loss, mask, "token-mean")
+    assert mean.item() == pytest.approx(-0.225)
+    (slope,) = torch.autograd.grad(mean, logp)
+    # −A·γp/(p + γ)² on the teacher's tokens, −A on the own one.
+    expected = [-0.75 * 0.2222 / 3, -0.75 * 0.09 / 3, 0, 0.25 / 3, 0, 0]
+    assert slope.flatten().tolist() == pytest.approx(expected, abs=1e-5)
     assert metrics["teacher_tokens"] == 2
     assert metrics["teacher_p"].item() == pytest.approx(0.95)
     assert metrics["tokens"] == 3
