@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from sim.lab.tables import Tables
 from sim.plots import COLOURS, panels
 
-__all__ = ["LABELS", "STYLES", "curves", "style"]
+__all__ = ["LABELS", "STYLES", "curves", "lines", "style"]
 
 LABELS = {
     "entropy": "token entropy, nats",
@@ -48,24 +48,29 @@ def curves(
     xlabel: str = "training step",
 ) -> Axes:
     """One panel for each measure, one line for each arm, its band the 95 % interval over seeds."""
-    table = tables["curves"]
     axes = panels(len(measures), width=4.2, height=3.5)
-    shown = list(arms or map(str, table.values("arm")))
     for axis, measure in zip(axes, measures, strict=True):
-        for index, arm in enumerate(shown):
-            rows = table.where(arm=arm, measure=measure)
-            steps = rows.numbers("step")
-            axis.plot(steps, rows.numbers("mean"), label=arm, **style(index))
-            axis.fill_between(
-                steps,
-                rows.numbers("low"),
-                rows.numbers("high"),
-                color=COLOURS[index % len(COLOURS)],
-                alpha=0.18,
-                linewidth=0,
-            )
+        lines(axis, tables, measure, arms=arms)
         axis.set_xlabel(xlabel)
         axis.set_ylabel({**LABELS, **(labels or {})}[measure])
-        axis.set_xlim(left=0)
     axes[0].legend(frameon=False, fontsize="small")
     return axes[0]
+
+
+def lines(axis: Axes, tables: Tables, measure: str, *, arms: Sequence[str] | None = None) -> None:
+    """A measure along training: one line for each arm, its band the 95 % interval over seeds."""
+    table = tables["curves"]
+    for index, arm in enumerate(arms or map(str, table.values("arm"))):
+        rows, look = table.where(arm=arm, measure=measure), style(index)
+        steps = rows.numbers("step")
+        axis.plot(steps, rows.numbers("mean"), label=arm, **look)
+        axis.fill_between(
+            steps,
+            rows.numbers("low"),
+            rows.numbers("high"),
+            color=look["color"],
+            alpha=0.18,
+            linewidth=0,
+        )
+    axis.set(xlabel="training step", ylabel=LABELS.get(measure, measure))
+    axis.set_xlim(left=0)
