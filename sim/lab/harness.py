@@ -42,7 +42,7 @@ class Trainer:
         task: of N seeds.
         recipe: makes a recipe; called once for each seed.
         steps: length of the run, for the recipe's schedules.
-        learning_rate: of the policy.
+        learning_rate: of the policy, one for all seeds or [N].
         groups: prompts in a batch; None takes all that are trained on.
         optimizer: "sgd" or "adam".
         staleness: steps by which the policy that writes lags behind.
@@ -61,7 +61,7 @@ class Trainer:
         recipe: Callable[[], Recipe],
         *,
         steps: int,
-        learning_rate: float,
+        learning_rate: float | Tensor,
         groups: int | None = None,
         optimizer: OptimizerName = "sgd",
         staleness: int = 0,

@@ -19,20 +19,26 @@ class Optimizer:
 
     Args:
         parameters: [N, …], changed in place.
-        learning_rate: step size.
+        learning_rate: step size, one for all or [N].
         name: "sgd" or "adam".
     """
 
-    def __init__(self, parameters: Tensor, learning_rate: float, name: OptimizerName) -> None:
+    def __init__(
+        self, parameters: Tensor, learning_rate: float | Tensor, name: OptimizerName
+    ) -> None:
         if name not in ("sgd", "adam"):
             raise ValueError(f"name: expected sgd or adam, got {name!r}")
         self.parameters = parameters
-        self.learning_rate = learning_rate
         self.name = name
         self.betas = (0.9, 0.999)
         self.mean = torch.zeros_like(parameters)
         self.square = torch.zeros_like(parameters)
         self.steps = parameters.new_zeros(len(parameters), *[1] * (parameters.ndim - 1))
+        self.learning_rate = (
+            learning_rate.view(self.steps.shape)
+            if isinstance(learning_rate, Tensor)
+            else learning_rate
+        )
 
     @torch.no_grad()
     def step(self, gradient: Tensor, active: Tensor) -> None:

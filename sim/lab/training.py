@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from entropy_ext.recipes import Recipe
 from sim.lab.harness import Trainer
@@ -20,7 +21,7 @@ def train(
     recipe: Callable[[], Recipe],
     *,
     steps: int,
-    learning_rate: float,
+    learning_rate: float | Tensor,
     every: int = 1,
     ks: Sequence[int] = KS,
     probe: Probe | None = None,
@@ -32,7 +33,7 @@ def train(
         task: of N seeds.
         recipe: makes a recipe; called once for each seed.
         steps: training steps.
-        learning_rate: of the policy.
+        learning_rate: of the policy, one for all seeds or [N].
         every: steps from one measurement to the next.
         ks: the k of pass@k.
         probe: further exact measures.

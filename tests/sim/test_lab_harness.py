@@ -359,6 +359,18 @@ def test_adam_against_torch():
     torch.testing.assert_close(ours, theirs.detach(), rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_learning_rates_of_each_seed(optimizer):
+    """Catches a rate that falls to another seed: the same seed twice, at two rates."""
+    both, alone = (_small(seeds) for seeds in ([4, 4], [4]))
+    rates = torch.tensor([0.5, 0.1], dtype=torch.float64)
+    options = {"steps": 2, "optimizer": optimizer}
+    together = train(both, lambda: recipes.get("grpo"), learning_rate=rates, **options)
+    for n, rate in enumerate(rates.tolist()):
+        single = train(alone, lambda: recipes.get("grpo"), learning_rate=rate, **options)
+        torch.testing.assert_close(together.parameters[n], single.parameters[0], rtol=0, atol=1e-12)
+
+
 def test_stale_and_mismatched_samplers_say_so():
     """Catches old_logp of the wrong policy: stale responses, and an engine that differs."""
     task = _small([4])
@@ -380,6 +392,22 @@ def test_stale_and_mismatched_samplers_say_so():
     assert (old - logp(trainer.parameters.detach())).abs().max() > 0.01
     gap = samples.fields["rollout_logp"] - old
     assert 0.03 < gap.std() < 0.2
+
+
+def test_a_lasting_mismatch_is_the_same_in_every_step():
+    """Catches noise added to the trained policy, drawn anew, or unknown to rollout_logp."""
+    task = _small([4])
+    noise = torch.linspace(-1, 1, 3).double().expand_as(task.start).contiguous()
+    trainer = Trainer(task, lambda: recipes.get("grpo"), steps=2, learning_rate=1.0, mismatch=noise)
+    for _ in range(2):
+        samples = trainer._sample(0)
+        place = (0, samples.prompt[0, :, None], task.tree.states[samples.response[0]])
+        tokens = samples.fields["tokens"][0][..., None]
+        now = trainer.parameters.detach()
+        for name, table in (("rollout_logp", now + noise), ("old_logp", now)):
+            expected = table.log_softmax(-1)[place].gather(-1, tokens)[..., 0]
+            torch.testing.assert_close(samples.fields[name][0], expected)
+        trainer.step()
 
 
 def test_a_critic_learns_the_value_function():
