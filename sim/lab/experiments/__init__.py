@@ -18,6 +18,7 @@ from sim.lab.experiments import (
     entropy_collapse,
     first_order,
     high_entropy_tokens,
+    minirl_mismatch,
     neutral_update,
     off_policy_updates,
     opo_variance,
@@ -63,5 +64,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         seed_scaling,
         entropy_bonus,
         skywork_controller,
+        minirl_mismatch,
     )
 }

@@ -127,6 +127,7 @@ def plot(tables: Tables) -> Axes:
                 interval(start).value, color=style(index)["color"], linestyle=":", linewidth=1
             )
         axis.set_xscale("symlog", linthresh=COEFFICIENTS[1])
+        axis.set_xlim(-0.002, 1.3)
         axis.set_xlabel("coefficient of the entropy bonus")
     axes[0].set_ylabel("token entropy at the end, nats")
     axes[1].set_ylabel("expected reward at the end")
