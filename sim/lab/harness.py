@@ -65,7 +65,7 @@ class Trainer:
         groups: int | None = None,
         optimizer: OptimizerName = "sgd",
         staleness: int = 0,
-        mismatch: float = 0.0,
+        mismatch: float | Tensor = 0.0,
         replay_support: bool = False,
         stored: int = 16,
         critic_rate: float | None = None,
@@ -109,11 +109,14 @@ class Trainer:
         """`measures` of the policy, the probe's, and these of the last step, [N] each.
 
         clip_low, clip_high: share of tokens that a bound on the ratio held. kept: responses learnt
-        from over those wanted. NaN before the first step. sampled: responses drawn so far.
+        from over those wanted. kl_reference: divergence from the reference at the end of the step,
+        before any reset, nats per token, if the recipe overrides `after_step`. NaN before the first
+        step. sampled: responses drawn so far.
         """
         policy = self.policy
         unknown = torch.full((len(self.recipes),), torch.nan, dtype=torch.float64)
-        shares = {name: self.last.get(name, unknown) for name in ("clip_low", "clip_high", "kept")}
+        told = ("clip_low", "clip_high", "kept", "kl_reference")
+        shares = {name: self.last.get(name, unknown) for name in told}
         probed = probe(self.task, policy) if probe else {}
         drawn = {"sampled": self.attempts.sum(-1).double()}
         return {**measures(self.task, policy, self.start, ks), **shares, **drawn, **probed}
@@ -272,6 +275,7 @@ class Trainer:
         start = Policy.of(self.task.tree, self.task.logits(self.reference))
         found = measures(self.task, self.policy, start, ks=(1,))
         found["kl_reference"] = found["kl"] / found["length"]
+        self.last["kl_reference"] = found["kl_reference"]
         forget = torch.zeros(len(self.recipes), dtype=torch.bool)
         for n, recipe in enumerate(self.recipes):
             actions = recipe.after_step({name: float(value[n]) for name, value in found.items()})

@@ -300,6 +300,19 @@ def test_hooks_come_in_the_documented_order():
     assert trainer.attempts.sum(-1).tolist() == [48, 48]
 
 
+def test_the_divergence_from_the_reference_is_that_before_a_reset():
+    """Catches a divergence from the start, or one measured when it is 0 again."""
+    trainer = Trainer(_small([4, 9]), _Recorder, steps=2, learning_rate=1.0)
+    assert trainer.measure()["kl_reference"].isnan().all()
+    trainer.step()
+    before = trainer.policy
+    trainer.step()
+    found, now = trainer.measure(), trainer.policy
+    gap = (now.responses * (now.response_logp - before.response_logp)).sum(-1).mean(-1)
+    torch.testing.assert_close(found["kl_reference"] * found["length"], gap)
+    assert (found["kl_reference"] < found["kl"] / found["length"]).all()
+
+
 class _Picky(recipes.get("deepseek_v32").__class__):
     """Drops the first prompt's responses, so that two batches must be joined."""
 
