@@ -127,3 +127,32 @@ def gradients(trained: Any, batch: dict[str, Any]) -> tuple[Tensor, list[Tensor]
     loss = trained._compute_loss(trained.model, batch)
     loss.backward()
     return loss.detach(), [p.grad.clone() for p in trained.model.parameters()]
+
+
+def scripted(prompts: list[str], trained: Any) -> dict[str, Any]:
+    """A rollout_func: the same responses to the same prompts, however many ranks share them.
+
+    Lengths differ, some responses end and some are cut, and the sampler's own log-probabilities
+    are a little off.
+    """
+    words = trained.processing_class
+    group = trained.num_generations
+    first = trained.accelerator.process_index * len(prompts)
+    completions, logprobs = [], []
+    for place, prompt in enumerate(prompts, first):
+        seed = [*prompt.encode(), place % group, trained.state.global_step]
+        generator = torch.Generator().manual_seed(hash(tuple(seed)) % 2**31)
+        length = int(torch.randint(2, 7, (), generator=generator))
+        ids = torch.randint(2, WORDS + 2, (length,), generator=generator).tolist()
+        completions.append(ids if length == 6 else [*ids[:-1], words.eos_token_id])
+        logprobs.append((-4.5 + 0.5 * torch.randn(length, generator=generator)).tolist())
+    return {
+        "prompt_ids": [words(prompt)["input_ids"] for prompt in prompts],
+        "completion_ids": completions,
+        "logprobs": logprobs,
+    }
+
+
+def first_words(completions: list[str]) -> list[str | None]:
+    """The answer of a completion: its first word."""
+    return [next(iter(text.split()), None) for text in completions]

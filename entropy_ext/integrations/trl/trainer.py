@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from entropy_ext.rl import Rollout
 
 __all__ = ["GRPOTrainer"]
 
+_SIGNATURE = inspect.signature(TRLTrainer.__init__)
 _MODEL_INPUTS = frozenset(
     inspect.signature(TRLTrainer._get_per_token_logps_and_entropies).parameters
 )
@@ -82,6 +83,9 @@ class GRPOTrainer(TRLTrainer):
                 raise ValueError("args: expected a GRPOConfig with a recipe, got None")
             recipe = configured_recipe(recipe, args)
             args = checked_config(recipe, args)
+            # Before TRL loads models.
+            given = _SIGNATURE.bind_partial(self, model, reward_funcs, args, *positional, **options)
+            check_supplied(recipe, _supplied(args, given.arguments, correct, answers))
         super().__init__(model, reward_funcs, args, *positional, **options)
         self._policy_scoring = self._scored_here(self.model, chunked_head)
         self._scorings = [self._policy_scoring]
@@ -91,7 +95,7 @@ class GRPOTrainer(TRLTrainer):
         self._answers = answers
         self.learner: Learner | None = None
         if recipe is not None:
-            self._check_recipe(recipe)
+            self._check_resets(recipe)
             self._policy_scoring.extras = recipe.extras
             self.learner = Learner(recipe, self.accelerator)
             self.add_callback(_StepEnd(self))
@@ -114,15 +118,7 @@ class GRPOTrainer(TRLTrainer):
         score_tokens(inner.get_base_model() if hasattr(inner, "peft_config") else inner, scoring)
         return scoring
 
-    def _check_recipe(self, recipe: Recipe) -> None:
-        columns = getattr(self.train_dataset, "column_names", None) or ()
-        given = {
-            "rollout_logp": self.use_vllm or self.rollout_func is not None,
-            "correct": self._correct is not None or len(self.reward_funcs) == 1,
-            "answers": self._answers is not None,
-            "domain": "domain" in columns,
-        }
-        check_supplied(recipe, {name for name, has in given.items() if has})
+    def _check_resets(self, recipe: Recipe) -> None:
         resets = type(recipe).after_step is not Recipe.after_step
         if resets and (self.is_fsdp_enabled or self.is_deepspeed_enabled or self.ref_model is None):
             raise ValueError(
@@ -327,6 +323,21 @@ class GRPOTrainer(TRLTrainer):
         super()._load_optimizer_and_scheduler(checkpoint_folder)
         if self.learner is not None and checkpoint_folder is not None:
             checkpoint.load(Path(checkpoint_folder), self.learner, self.ref_model)
+
+
+def _supplied(
+    args: GRPOConfig, given: Mapping[str, Any], correct: object, answers: object
+) -> set[str]:
+    """The Rollout fields that these arguments of the trainer bring."""
+    rewards = given.get("reward_funcs")
+    columns = getattr(given.get("train_dataset"), "column_names", None) or ()
+    supplied = {
+        "rollout_logp": args.use_vllm or given.get("rollout_func") is not None,
+        "correct": correct is not None or not isinstance(rewards, list) or len(rewards) == 1,
+        "answers": answers is not None,
+        "domain": "domain" in columns,
+    }
+    return {name for name, has in supplied.items() if has}
 
 
 class _StepEnd(TrainerCallback):
