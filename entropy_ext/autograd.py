@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-__all__ = ["first_order"]
+__all__ = ["first_order", "refuse_forward_mode", "refuse_other_leaves"]
 
 Backward = Callable[..., tuple[Tensor | None, ...]]
 
@@ -55,3 +56,37 @@ def first_order(name: str) -> Callable[[Backward], Backward]:
         return run
 
     return decorate
+
+
+def refuse_forward_mode(name: str, *tensors: Tensor | None) -> None:
+    """Raise RuntimeError for a tangent, of which PyTorch's custom operators lose sight.
+
+    Args:
+        name: of the public function, for the error.
+    """
+    if torch.compiler.is_compiling():
+        return
+    for tensor in tensors:
+        if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
+            raise RuntimeError(
+                f"{name} has no forward-mode derivative: differentiate it backward, with grad or "
+                "vjp rather than jvp or jacfwd"
+            )
+
+
+def refuse_other_leaves(loss: Tensor, leaves: list[Tensor]) -> None:
+    """Raise if the loss depends on a tensor whose gradient would be lost here."""
+    known = {id(leaf) for leaf in leaves}
+    seen, pending = set(), [loss.grad_fn]
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None and id(variable) not in known:
+            raise ValueError(
+                "token_loss: expected a loss of stats alone; it depends on another tensor that "
+                f"requires a gradient, of shape {list(variable.shape)}: detach it"
+            )
+        pending.extend(parent for parent, _ in node.next_functions)

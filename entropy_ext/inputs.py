@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+import math
+import sys
+from typing import TYPE_CHECKING, NoReturn, TypeGuard
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 __all__ = [
     "LEAST_TEMPERATURE",
@@ -14,9 +19,12 @@ __all__ = [
     "check_inputs",
     "check_real",
     "check_rows",
+    "check_scale",
     "check_tensors",
     "check_whole",
     "dtype_name",
+    "has_data",
+    "is_dtensor",
     "raise_bad_row",
     "temperature_tensor",
 ]
@@ -56,9 +64,29 @@ def check_flag(name: str, value: object) -> None:
         raise TypeError(f"{name}: expected True or False, got {value!r}")
 
 
+def has_data(tensor: Tensor) -> bool:
+    """Whether it has values to read, which it lacks under FakeTensorMode and on "meta"."""
+    return tensor.untyped_storage().device.type != "meta"
+
+
+def check_scale(name: str, value: object) -> None:
+    """Raise TypeError or ValueError unless gradients can be multiplied and divided by it."""
+    if isinstance(value, Tensor):
+        if value.ndim > 0 or value.requires_grad:
+            raise ValueError(
+                f"{name}: expected a 0-d tensor without gradient, "
+                f"got shape {list(value.shape)}"
+                f"{', which requires one' if value.requires_grad else ''}"
+            )
+    elif isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: expected a number or a tensor, got {value!r}")
+    elif not 0 < value < math.inf:
+        raise ValueError(f"{name}: expected a finite number above 0, got {value}")
+
+
 def check_real(name: str, tensor: Tensor) -> None:
     """Raise ValueError for a tensor without data, as under FakeTensorMode."""
-    if tensor.untyped_storage().device.type == "meta":
+    if not has_data(tensor):
         raise ValueError(f"{name}: expected a tensor with data, got a fake or meta tensor")
 
 
@@ -164,3 +192,9 @@ def temperature_tensor(temperature: float | Tensor, like: Tensor) -> Tensor:
 def dtype_name(dtype: torch.dtype) -> str:
     """As in "float32"."""
     return str(dtype).removeprefix("torch.")
+
+
+def is_dtensor(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether it is one. There is none before its module, slow to import, has been imported."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)

@@ -8,13 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from entropy_ext import native, ops_linear
-from entropy_ext.autograd import first_order
+from entropy_ext import native, ops, ops_linear
+from entropy_ext.autograd import first_order, refuse_forward_mode, refuse_other_leaves
 from entropy_ext.inputs import (
     STATS_DTYPE,
+    check_flag,
     check_inputs,
     check_rows,
+    check_scale,
     check_tensors,
+    dtype_name,
+    has_data,
     temperature_tensor,
 )
 from entropy_ext.projection import (
@@ -69,6 +73,8 @@ def linear_token_stats(
         TypeError, ValueError: as `token_stats`; hidden, weight and bias that do not fit.
     """
     tau = _checked_temperature(hidden, weight, tokens, bias, temperature, mask)
+    check_flag("extras", extras)
+    refuse_forward_mode("linear_token_stats", hidden, weight, bias)
     chunk = chunk_rows(hidden, len(weight), chunk_tokens)
     logp, entropy, lse, _, _, extra = ops_linear.linear_token_stats_forward(
         hidden, weight, bias, tokens, tau, mask, extras, chunk
@@ -121,12 +127,27 @@ def linear_token_loss(
             that depends on another tensor with a gradient.
     """
     tau = _checked_temperature(hidden, weight, tokens, bias, temperature, mask)
+    check_flag("extras", extras)
+    if not callable(token_loss):
+        raise TypeError(f"token_loss: expected a function, got {type(token_loss).__name__}")
+    check_scale("grad_scale", grad_scale)
+    refuse_forward_mode("linear_token_loss", hidden, weight, bias)
     chunk = chunk_rows(hidden, len(weight), chunk_tokens, align)
-    record = torch.is_grad_enabled()
-    loss, *fields = _LinearTokenLoss.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, tokens, tau, mask, token_loss, chunk, extras, record, grad_scale
+    loss, *fields = _apply(
+        hidden, weight, bias, tokens, tau, mask, token_loss, chunk, extras, grad_scale
     )
     return loss, TokenStats(*fields)
+
+
+def _call(*arguments: Any) -> tuple[Tensor, ...]:
+    results: tuple[Tensor, ...] = _LinearTokenLoss.apply(  # type: ignore[no-untyped-call]
+        *arguments, torch.is_grad_enabled()
+    )
+    return results
+
+
+# It calls the user's function chunk by chunk, between kernels that the compiler cannot look into.
+_apply = torch.compiler.disable(_call, reason="linear_token_loss runs outside torch.compile")
 
 
 class _LinearTokenLoss(torch.autograd.Function):
@@ -142,10 +163,12 @@ class _LinearTokenLoss(torch.autograd.Function):
         token_loss: ChunkLoss,
         chunk: int,
         extras: bool,
-        record: bool,
         grad_scale: float | Tensor,
+        record: bool,
     ) -> tuple[Tensor, ...]:
-        check_rows(tokens, temperature, mask, len(weight))
+        real = has_data(tokens)
+        if real:
+            check_rows(tokens, temperature, mask, len(weight))
         shape = tokens.shape
         flat, tokens, temperature, mask = flatten_rows(hidden, tokens, temperature, mask)
         needs = tuple(record and need for need in ctx.needs_input_grad[:3])
@@ -155,7 +178,7 @@ class _LinearTokenLoss(torch.autograd.Function):
         results = hidden.new_empty((7 if extras else 3, len(tokens)), dtype=dtype)
         for rows, inputs, logits in Projection(flat, weight, bias, mask, chunk):
             row_inputs = rows_of(rows, tokens, temperature, mask)
-            *stats, row_max, row_sum, extra = native.token_stats_forward(
+            *stats, row_max, row_sum, extra, _ = ops.token_stats_forward(
                 logits, *row_inputs, extras
             )
             for whole, part in zip(results, [*stats, *extra] if extras else stats, strict=True):
@@ -165,9 +188,10 @@ class _LinearTokenLoss(torch.autograd.Function):
             )
             total += share
             if any(needs):
-                native.token_stats_backward(
-                    logits, *row_inputs, stats[1], row_max, row_sum, *grads, out=logits
-                )
+                if real:
+                    native.token_stats_backward(
+                        logits, *row_inputs, stats[1], row_max, row_sum, *grads, out=logits
+                    )
                 gradients.add(rows, inputs, logits)
         # Their values are not needed again; with create_graph the gradients are tied to them.
         ctx.save_for_backward(hidden, weight, bias)
@@ -218,6 +242,10 @@ def _loss_and_gradients(
         loss = token_loss(TokenStats(*leaves, *(extra.unbind() if extras else ())), rows)
     if not isinstance(loss, Tensor):
         raise TypeError(f"token_loss: expected to return a tensor, got {type(loss).__name__}")
+    if not loss.is_floating_point():
+        raise TypeError(f"token_loss: expected a floating-point loss, got {dtype_name(loss.dtype)}")
+    if loss.device != leaves[0].device:
+        raise ValueError(f"token_loss: expected device {leaves[0].device}, got {loss.device}")
     if loss.shape != leaves[0].shape:
         raise ValueError(
             f"token_loss: expected a loss for each of the {len(leaves[0])} tokens of the chunk, "
@@ -225,28 +253,10 @@ def _loss_and_gradients(
         )
     if not record or not loss.requires_grad:
         return loss.detach().sum(), tuple(torch.zeros_like(x) for x in stats)
-    _refuse_other_leaves(loss, leaves)
+    refuse_other_leaves(loss, leaves)
     scale = torch.ones_like(loss) * grad_scale
     grads = torch.autograd.grad(loss, leaves, scale, materialize_grads=True)
     return loss.detach().sum(), grads
-
-
-def _refuse_other_leaves(loss: Tensor, leaves: list[Tensor]) -> None:
-    """Raise if the loss depends on a tensor whose gradient would be lost here."""
-    known = {id(leaf) for leaf in leaves}
-    seen, pending = set(), [loss.grad_fn]
-    while pending:
-        node = pending.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        variable = getattr(node, "variable", None)
-        if variable is not None and id(variable) not in known:
-            raise ValueError(
-                "token_loss: expected a loss of stats alone; it depends on another tensor that "
-                f"requires a gradient, of shape {list(variable.shape)}: detach it"
-            )
-        pending.extend(parent for parent, _ in node.next_functions)
 
 
 def _checked_temperature(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from entropy_ext.inputs import STATS_DTYPE, check_whole, dtype_name
+from entropy_ext.inputs import STATS_DTYPE, check_whole, dtype_name, is_dtensor
 
 __all__ = ["Gradients", "Projection", "check_projection", "chunk_rows", "flatten_rows", "rows_of"]
 
@@ -19,14 +19,26 @@ __all__ = ["Gradients", "Projection", "check_projection", "chunk_rows", "flatten
 _CHUNK_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
 _ROUND = 128
 # Rows of the weight whose half-precision gradient is formed before it joins the float32 sum.
-_WEIGHT_ROWS = 8192
+_WEIGHT_ROWS = 2048
 
 
-def check_projection(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """Raise TypeError or ValueError, naming the argument, unless dtypes, shapes and devices fit."""
+def check_projection(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, *, at_least: int = 1
+) -> None:
+    """Raise TypeError or ValueError, naming the argument, unless dtypes, shapes and devices fit.
+
+    Args:
+        at_least: least V.
+    """
     for name, value in (("hidden", hidden), ("weight", weight), ("bias", bias)):
         if not isinstance(value, Tensor) and not (name == "bias" and value is None):
             raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+        if value is not None and is_dtensor(value):
+            raise TypeError(
+                f"{name}: expected a plain tensor, got a DTensor with placements "
+                f"{value.placements}; where FSDP spreads it, call this in the forward pass of the "
+                "module that holds it, where it is whole"
+            )
     if hidden.dtype not in STATS_DTYPE:
         raise TypeError(
             "hidden: expected float32, float64, bfloat16 or float16, "
@@ -34,17 +46,17 @@ def check_projection(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Non
         )
     if hidden.ndim < 1 or hidden.shape[-1] == 0:
         raise ValueError(f"hidden: expected shape [..., D] with D ≥ 1, got {list(hidden.shape)}")
-    if weight.ndim != 2 or weight.shape[1] != hidden.shape[-1] or weight.shape[0] == 0:
+    if weight.ndim != 2 or weight.shape[1] != hidden.shape[-1] or weight.shape[0] < at_least:
         raise ValueError(
-            f"weight: expected shape [V, {hidden.shape[-1]}] with V ≥ 1, as hidden [..., D] says, "
-            f"got {list(weight.shape)}"
+            f"weight: expected shape [V, {hidden.shape[-1]}] with V ≥ {at_least}, as hidden "
+            f"[..., D] says, got {list(weight.shape)}"
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias: expected shape [{weight.shape[0]}], got {list(bias.shape)}")
     for name, value in (("weight", weight), ("bias", bias)):
         if value is not None and value.dtype != hidden.dtype:
             expected, got = dtype_name(hidden.dtype), dtype_name(value.dtype)
-            raise TypeError(f"{name}: expected hidden's {expected}, got {got}")
+            raise TypeError(f"{name}: expected hidden's {expected}, got {got}; cast one of them")
         if value is not None and value.device != hidden.device:
             raise ValueError(f"{name}: expected device {hidden.device}, got {value.device}")
 
@@ -63,7 +75,9 @@ def chunk_rows(hidden: Tensor, vocab: int, chunk_tokens: int | None, align: int 
     """
     check_whole("align", align, at_least=1)
     if chunk_tokens is None:
-        room = _CHUNK_BYTES["cuda" if hidden.is_cuda else "cpu"] // (vocab * hidden.itemsize)
+        room = _CHUNK_BYTES["cuda" if hidden.is_cuda else "cpu"] // (
+            max(vocab, 1) * hidden.itemsize
+        )
         chunk_tokens = max(room // _ROUND * _ROUND, _ROUND, align)
     check_whole("chunk_tokens", chunk_tokens, at_least=align)
     return chunk_tokens // align * align

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from entropy_ext import ops
+from entropy_ext.autograd import refuse_forward_mode
 from entropy_ext.inplace import check_inplace, inplace_token_stats
 from entropy_ext.inputs import check_flag, check_tensors, temperature_tensor
 from entropy_ext.support import Support
@@ -97,6 +98,7 @@ def token_stats(
     temperature = temperature_tensor(temperature, logits)
     if not isinstance(support, Support | None):
         raise TypeError(f"support: expected a Support, got {type(support).__name__}")
+    refuse_forward_mode("token_stats", logits)
     if inplace_backward:
         check_inplace(logits, support is not None)
         logp, entropy, lse, extra = inplace_token_stats(logits, tokens, temperature, mask, extras)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -19,6 +18,7 @@ from entropy_ext.inputs import (
     check_rows,
     check_tensors,
     check_whole,
+    is_dtensor,
     temperature_tensor,
 )
 from entropy_ext.partials import MergedRows, merge_partials, partials
@@ -27,7 +27,7 @@ from entropy_ext.token_stats import TokenStats
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
-__all__ = ["check_held", "exchange", "is_dtensor", "vocab_parallel_token_stats", "vocab_shard"]
+__all__ = ["check_held", "exchange", "vocab_parallel_token_stats", "vocab_shard"]
 
 
 def vocab_parallel_token_stats(
@@ -71,7 +71,7 @@ def vocab_parallel_token_stats(
     if is_dtensor(local_logits):
         if group is not None or vocab_start is not None:
             raise ValueError("group, vocab_start: expected none with a DTensor, which has them")
-        group, vocab_start = vocab_shard(local_logits)
+        group, vocab_start = vocab_shard("local_logits", local_logits)
         local_logits = local_logits.to_local()
     if group is None or vocab_start is None:
         raise ValueError("group, vocab_start: expected both for logits that are no DTensor")
@@ -90,14 +90,12 @@ def vocab_parallel_token_stats(
     return TokenStats(logp, entropy, lse)
 
 
-def is_dtensor(tensor: Tensor) -> TypeGuard[DTensor]:
-    """Whether it is one. There is none before its module, slow to import, has been imported."""
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(tensor, module.DTensor)
-
-
-def vocab_shard(tensor: DTensor, dim: int = -1) -> tuple[dist.ProcessGroup, int]:
+def vocab_shard(name: str, tensor: DTensor, dim: int = -1) -> tuple[dist.ProcessGroup, int]:
     """The ranks over which a DTensor's dimension is spread, and where this rank's part begins.
+
+    Args:
+        name: of the argument, for the error.
+        tensor: of whose dimension `dim`.
 
     Raises:
         ValueError: none, or several, of the mesh's dimensions spread it.
@@ -108,7 +106,7 @@ def vocab_shard(tensor: DTensor, dim: int = -1) -> tuple[dist.ProcessGroup, int]
     spread = [i for i, placement in enumerate(tensor.placements) if placement == Shard(dim)]
     if len(spread) != 1:
         raise ValueError(
-            f"local_logits: expected a DTensor with Shard({dim}) on one dimension of its "
+            f"{name}: expected a DTensor with Shard({dim}) on one dimension of its "
             f"mesh, got placements {tensor.placements}"
         )
     mesh = tensor.device_mesh
@@ -152,18 +150,28 @@ class _VocabParallel(torch.autograd.Function):
 
 
 def exchange(
-    mine: Tensor, vocab_start: int, columns: int, group: dist.ProcessGroup
+    mine: Tensor, vocab_start: int, columns: int, group: dist.ProcessGroup, width: int = 0
 ) -> list[Tensor]:
     """The partials of all ranks, in rank order; on the CPU their columns may not overlap.
 
+    Args:
+        mine: this rank's partials.
+        vocab_start, columns: this rank's part of the vocabulary.
+        group: the ranks.
+        width: entries of a hidden state, where there are any.
+
     Raises:
-        ValueError: two ranks say that they hold the same column.
+        ValueError: two ranks say that they hold the same column, or have hidden states of two
+            sizes; on every rank.
     """
-    span = mine.new_tensor([vocab_start, vocab_start + columns])
+    span = mine.new_tensor([width, vocab_start, vocab_start + columns])
     packed = torch.cat([mine.flatten(), span])
     everyone = [torch.empty_like(packed) for _ in range(dist.get_world_size(group))]
     dist.all_gather(everyone, packed, group=group)
     if mine.device.type == "cpu":
+        widths = [int(x[-3]) for x in everyone]
+        if len(set(widths)) > 1:
+            raise ValueError(f"hidden: expected the same size D on every rank, got {widths}")
         spans = sorted((int(x[-2]), int(x[-1])) for x in everyone if x[-1] > x[-2])
         for (_, end), (start, _) in itertools.pairwise(spans):
             if start < end:
@@ -171,7 +179,7 @@ def exchange(
                     f"vocab_start: expected ranks with columns of their own, got {spans} for "
                     "[start, end) of each"
                 )
-    return [x[:-2].view(mine.shape) for x in everyone]
+    return [x[:-3].view(mine.shape) for x in everyone]
 
 
 def check_held(rows: MergedRows, tokens: Tensor, mask: Tensor | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,7 @@ from entropy_ext.inputs import (
     check_rows,
     check_tensors,
     check_whole,
+    is_dtensor,
     temperature_tensor,
 )
 from entropy_ext.partials import merge_partials, partials
@@ -28,7 +29,10 @@ from entropy_ext.projection import (
     rows_of,
 )
 from entropy_ext.token_stats import TokenStats
-from entropy_ext.vocab_parallel import check_held, exchange
+from entropy_ext.vocab_parallel import check_held, exchange, vocab_shard
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 __all__ = ["vocab_parallel_linear_token_stats"]
 
@@ -38,8 +42,8 @@ def vocab_parallel_linear_token_stats(
     local_weight: Tensor,
     tokens: Tensor,
     *,
-    group: dist.ProcessGroup,
-    vocab_start: int,
+    group: dist.ProcessGroup | None = None,
+    vocab_start: int | None = None,
     local_bias: Tensor | None = None,
     temperature: float | Tensor = 1.0,
     mask: Tensor | None = None,
@@ -56,11 +60,12 @@ def vocab_parallel_linear_token_stats(
 
     Args:
         hidden: [..., D], in the dtypes of `token_stats`; the same on every rank.
-        local_weight: [Vₛ, D] this rank's rows, Vₛ ≥ 1.
+        local_weight: [Vₛ, D] this rank's rows; Vₛ may differ from rank to rank and may be 0. Or a
+            DTensor [V, D] whose placement on one dimension of its mesh is Shard(0).
         tokens: [...] int64, ids in the whole vocabulary, the same on every rank.
-        group: the ranks that share the vocabulary.
-        vocab_start: id of this rank's first row.
-        local_bias: [Vₛ].
+        group: the ranks that share the vocabulary; not with a DTensor, which knows.
+        vocab_start: id of this rank's first row; not with a DTensor.
+        local_bias: [Vₛ], or a DTensor [V] spread as local_weight is.
         temperature, mask: as in `vocab_parallel_token_stats`.
         chunk_tokens: tokens per chunk; None takes what fits 256 MiB of logits, on CUDA 1 GiB.
 
@@ -70,8 +75,18 @@ def vocab_parallel_linear_token_stats(
     Raises:
         TypeError, ValueError: as `linear_token_stats` and `vocab_parallel_token_stats`.
     """
-    check_projection(hidden, local_weight, local_bias)
-    check_tensors(tokens=tokens, mask=mask)
+    check_tensors(local_weight=local_weight, tokens=tokens, mask=mask)
+    if is_dtensor(local_weight):
+        if group is not None or vocab_start is not None:
+            raise ValueError("group, vocab_start: expected none with a DTensor, which has them")
+        group, vocab_start = vocab_shard("local_weight", local_weight, 0)
+        local_weight = local_weight.to_local()
+        if isinstance(local_bias, Tensor) and is_dtensor(local_bias):
+            _check_same_shard(local_bias, group, vocab_start)
+            local_bias = local_bias.to_local()
+    if group is None or vocab_start is None:
+        raise ValueError("group, vocab_start: expected both for a weight that is no DTensor")
+    check_projection(hidden, local_weight, local_bias, at_least=0)
     check_whole("vocab_start", vocab_start, at_least=0)
     tau = temperature_tensor(temperature, hidden)
     check_inputs(hidden.detach()[..., :1], tokens, tau, mask)
@@ -82,6 +97,12 @@ def vocab_parallel_linear_token_stats(
         hidden, local_weight, local_bias, tokens, tau, mask, group, vocab_start, chunk
     )
     return TokenStats(logp, entropy, lse)
+
+
+def _check_same_shard(bias: DTensor, group: dist.ProcessGroup, vocab_start: int) -> None:
+    """Raise ValueError unless a rank's entries of the bias are those of its rows."""
+    if vocab_shard("local_bias", bias, 0) != (group, vocab_start):
+        raise ValueError("local_bias: expected a DTensor spread as local_weight is")
 
 
 class _VocabParallelLinear(torch.autograd.Function):
@@ -103,7 +124,9 @@ class _VocabParallelLinear(torch.autograd.Function):
         mine = torch.empty(4, tokens.numel(), dtype=torch.float64, device=hidden.device)
         for rows, _, logits in Projection(flat, weight, bias, keep, chunk):
             mine[:, rows] = partials(logits, *rows_of(rows, ids, tau, keep))
-        shards = exchange(mine.view(4, *tokens.shape), vocab_start, len(weight), group)
+        shards = exchange(
+            mine.view(4, *tokens.shape), vocab_start, len(weight), group, hidden.shape[-1]
+        )
         merged = merge_partials(shards, temperature, mask)
         check_held(merged, tokens, mask)
         dtype = STATS_DTYPE[hidden.dtype]
@@ -122,9 +145,11 @@ class _VocabParallelLinear(torch.autograd.Function):
         flat, ids, tau, keep = flatten_rows(hidden, local, temperature, mask)
         per_token = [x.reshape(-1) for x in (*row_stats, *grads)]
         for rows, inputs, logits in Projection(flat, weight, bias, keep, ctx.chunk):
-            native.token_stats_backward(
-                logits, *rows_of(rows, ids, tau, keep), *(x[rows] for x in per_token), out=logits
-            )
+            if len(weight) > 0:
+                native.token_stats_backward(
+                    *(logits, *rows_of(rows, ids, tau, keep), *(x[rows] for x in per_token)),
+                    out=logits,
+                )
             gradients.add(rows, inputs, logits)
         if gradients.hidden is not None:
             dist.all_reduce(gradients.hidden, group=ctx.group)
