@@ -24,6 +24,7 @@ from sim.lab.experiments import (
     opo_variance,
     positive_samples,
     positive_schedules,
+    prorl_resets,
     reward_entropy_law,
     sampled_update,
     seed_scaling,
@@ -65,5 +66,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         entropy_bonus,
         skywork_controller,
         minirl_mismatch,
+        prorl_resets,
     )
 }
