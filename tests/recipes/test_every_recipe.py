@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -45,15 +47,25 @@ VARIANTS = {
 }
 """name → options of a variant that takes other paths than the defaults"""
 
-CASES = {name: (name, {}) for name in recipes.RECIPES} | {
-    f"{name}, varied": (name, options) for name, options in VARIANTS.items()
+COMPOSED = {
+    ("dapo", "pass_at_k"): {"k": 2},
+    ("w_reinforce", "steer", "entropic", "truncated_is"): {"target": 2.0, "confident": 0.1},
+}
+
+CASES = {
+    **{name: (name, {}) for name in recipes.RECIPES},
+    **{f"{name}, varied": (name, options) for name, options in VARIANTS.items()},
+    **{"+".join(names): (names, options) for names, options in COMPOSED.items()},
 }
 every_recipe = pytest.mark.parametrize("case", CASES)
 
 
 def _get(case, **options):
     name, own = CASES[case]
-    return recipes.get(name, **{**options, **own})
+    options = {**options, **own}
+    if isinstance(name, tuple):
+        return recipes.compose(*name, **options)
+    return recipes.get(name, **options)
 
 
 def _gradients(recipe, prepared, logits, values):
@@ -215,7 +227,7 @@ def test_missing_fields_are_named(case):
     complete = recipe.targets(make_rollout())
     for field in recipe.needs:
         lacking = make_rollout(**{field: None})
-        message = f"recipe {recipe.name} needs Rollout.{field}, which is None"
+        message = re.escape(f"recipe {recipe.name} needs Rollout.{field}, which is None")
         with pytest.raises(ValueError, match=message):
             recipe.targets(lacking)
         with pytest.raises(ValueError, match=message):
