@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test test-slow test-all lint bench bench-check ptxas build clean
+.PHONY: demo test test-slow test-all test-verl lint bench bench-check ptxas build clean
 
 # Train, measure and verify; a page to look at.
 demo: build
@@ -20,6 +20,19 @@ test-slow: build
 # Every test there is: the slow ones, and the training of every recipe.
 test-all: build lint
 	$(BIN)/python -m pytest
+
+# verl wants other versions of other packages: an environment of its own.
+VERL_VERSION ?= 0.9.1
+test-verl: .venv-verl/built
+	.venv-verl/bin/python -m pytest -W default tests/integrations/test_verl_*.py
+
+.venv-verl/built: tests/integrations/verl-requirements.txt $(SOURCES)
+	$(PYTHON) -m venv .venv-verl
+	.venv-verl/bin/pip install --quiet -r tests/integrations/verl-requirements.txt
+	.venv-verl/bin/pip install --quiet --no-deps verl==$(VERL_VERSION)
+	.venv-verl/bin/pip install --quiet --no-deps --no-build-isolation --editable . \
+	  --config-settings=build-dir=build/verl --config-settings=cmake.define.ENTROPY_CUDA=OFF
+	touch $@
 
 lint: build
 	$(BIN)/ruff check .
@@ -52,4 +65,4 @@ $(VENV)/built: $(VENV)/requirements $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build runs dist
+	rm -rf $(VENV) .venv-verl build runs dist

@@ -1,0 +1,213 @@
+"""The actor hook: recipes that need entropies or the whole mini-batch, in verl's engines."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from entropy_ext import TokenStats
+from entropy_ext.integrations.verl.batch import MiniBatch, mini_batch, responses
+from entropy_ext.integrations.verl.coverage import check_covered
+from entropy_ext.integrations.verl.losses import means, without_correct
+from entropy_ext.integrations.verl.settings import check_settings
+from entropy_ext.recipes import Plan, Recipe
+
+__all__ = ["Actor"]
+
+ROWS = "entropy_ext_rows"
+"""each sequence's place in its mini-batch, so that micro-batches find their part of the plan"""
+
+
+class Actor:
+    """One engine of verl, its `train_batch`, `save_checkpoint` and `load_checkpoint` extended.
+
+    Where actor.policy_loss.loss_mode names a recipe that needs more than a policy loss is given,
+    an optimizer step starts with the recipe's `prepare` over the whole mini-batch and all ranks
+    (with a forward pass for it if the recipe asks for statistics), and each micro-batch's loss is
+    the recipe's with its part of the plan. Any other loss function passes through untouched. What
+    the recipe must remember is stored beside the engine's own checkpoint.
+
+    Args:
+        engine: a BaseEngine.
+        recipes: loss_mode → a fresh recipe, for those that need the hook.
+        entropy_read: names of recipes whose loss reads the entropy in training.
+    """
+
+    def __init__(
+        self,
+        engine: Any,
+        recipes: Mapping[str, Callable[[], Recipe]],
+        entropy_read: frozenset[str],
+    ) -> None:
+        self.engine = engine
+        self.recipes = recipes
+        self.entropy_read = entropy_read
+        self.live: dict[str, Recipe] = {}
+        self.waiting: dict[str, Any] = {}
+        self.steps = 0
+        self._train, self._save, self._load = (
+            engine.train_batch,
+            engine.save_checkpoint,
+            engine.load_checkpoint,
+        )
+        engine.train_batch = self.train_batch
+        engine.save_checkpoint = self.save_checkpoint
+        engine.load_checkpoint = self.load_checkpoint
+
+    def train_batch(self, data: Any, loss_function: Any) -> Any:
+        """One optimizer step."""
+        config = _actor_config(loss_function)
+        mode = "" if config is None else config.policy_loss.get("loss_mode", "vanilla")
+        if mode in self.recipes:
+            loss_function = self._prepared(mode, data, config)
+        output = self._train(data, loss_function)
+        self.steps += bool(_plain(data, "update_lr_scheduler", False))
+        return output
+
+    def save_checkpoint(self, local_path: str, *args: Any, **options: Any) -> Any:
+        """The engine's, then what the recipes must remember."""
+        saved = self._save(local_path, *args, **options)
+        if self.live:
+            state = {mode: recipe.state_dict() for mode, recipe in self.live.items()}
+            torch.save({"steps": self.steps, "recipes": state}, _file(local_path))
+        return saved
+
+    def load_checkpoint(self, local_path: str, *args: Any, **options: Any) -> Any:
+        """What the recipes must remember, then the engine's, which may delete the directory."""
+        if local_path is not None and _file(local_path).exists():
+            state = torch.load(_file(local_path), weights_only=True)
+            self.steps, self.waiting = state["steps"], state["recipes"]
+            self.live = {}
+        return self._load(local_path, *args, **options)
+
+    def _recipe(self, mode: str) -> Recipe:
+        if mode not in self.live:
+            recipe = without_correct(self.recipes[mode]())
+            check_covered(recipe)
+            if mode in self.waiting:
+                recipe.load_state_dict(self.waiting.pop(mode))
+            self.live[mode] = recipe
+        return self.live[mode]
+
+    def _prepared(self, mode: str, data: Any, config: Any) -> Callable[..., Any]:
+        """The loss of each micro-batch of this mini-batch."""
+        recipe = self._recipe(mode)
+        check_settings(recipe, config, config.loss_agg_mode)
+        _check_no_second_term(recipe, config)
+        data[ROWS] = torch.arange(len(data), device=data.device)
+        total = config.optim.total_training_steps
+        batch = mini_batch(
+            data,
+            recipe,
+            step=self.steps,
+            progress=min(1.0, self.steps / total) if total > 0 else 0.0,
+            max_length=config.loss_scale_factor,
+            device=_device(),
+        )
+        stats = None
+        if recipe.statistics == "minibatch":
+            stats = self._statistics(data, batch.rollout.mask.shape[1])
+        group = None
+        if self.engine.get_data_parallel_size() > 1:
+            group = self.engine.get_data_parallel_group()
+        plan = recipe.prepare(stats, batch.rollout, batch.targets, group=group)
+        reads_entropy = recipe.name in self.entropy_read or "entropy" in plan.coefficients
+        _assign(data, calculate_entropy=reads_entropy)
+        return functools.partial(_loss, recipe, batch, plan, reads_entropy)
+
+    def _statistics(self, data: Any, width: int) -> TokenStats:
+        """Of the policy as it is now, over the mini-batch."""
+        _assign(data, calculate_entropy=True)
+        output = self.engine.infer_batch(data)["model_output"]
+        if "log_probs" not in output or "entropy" not in output:
+            raise RuntimeError(
+                f"{type(self.engine).__name__}: expected log_probs and entropy of the mini-batch "
+                f"on every rank, got {', '.join(output) or 'nothing'}: pipeline parallelism is "
+                "not supported"
+            )
+        logp = responses(output["log_probs"], data, width)
+        return TokenStats(logp, responses(output["entropy"], data, width), torch.zeros_like(logp))
+
+
+def _loss(
+    recipe: Recipe,
+    batch: MiniBatch,
+    plan: Plan,
+    reads_entropy: bool,
+    model_output: Mapping[str, Tensor],
+    data: Any,
+    dp_group: Any = None,
+) -> tuple[Tensor, dict[str, Any]]:
+    """The micro-batch's share of the mini-batch's loss, and metrics."""
+    metric = importlib.import_module("verl.utils.metric").Metric
+    width = batch.rollout.mask.shape[1]
+    logp = responses(model_output["log_probs"], data, width)
+    unknown = torch.full_like(logp, torch.nan)
+    entropy = responses(model_output["entropy"], data, width) if reads_entropy else unknown
+    rows = data[ROWS].to(logp.device)
+    share, targets = plan.rows(rows), batch.targets.rows(rows)
+    rollout = batch.rollout.rows(rows)
+    values, sums = recipe.token_loss(TokenStats(logp, entropy, unknown), rollout, targets, share)
+    if batch.importance is not None:
+        values = torch.where(share.mask, values * batch.importance[rows], 0.0)
+    loss = share.aggregate(values)
+    metrics = {name: metric("mean", value) for name, value in means(sums).items()}
+    for name, coefficient in plan.coefficients.items():
+        metrics[f"actor/coefficient_{name}"] = metric("mean", coefficient)
+    metrics["actor/pg_loss"] = metric("sum", loss)
+    return loss, metrics
+
+
+def _device() -> Any:
+    """Where verl's engines put each micro-batch; the mini-batch may still be on the CPU."""
+    if not torch.accelerator.is_available():
+        return torch.device("cpu")
+    return importlib.import_module("verl.utils.device").get_device_id()
+
+
+def _actor_config(loss_function: Any) -> Any:
+    """verl's ActorConfig of a ppo_loss, or None of any other loss function."""
+    losses = importlib.import_module("verl.workers.utils.losses")
+    if (
+        not isinstance(loss_function, functools.partial)
+        or loss_function.func is not losses.ppo_loss
+    ):
+        return None
+    return loss_function.keywords.get("config")
+
+
+def _check_no_second_term(recipe: Recipe, config: Any) -> None:
+    """The hook replaces all of verl's loss, its entropy bonus and its KL penalty included."""
+    if config.entropy_coeff != 0:
+        raise ValueError(
+            f"actor.entropy_coeff: expected 0 with recipe {recipe.name}, got "
+            f"{config.entropy_coeff}: register the recipe with entropy_coef instead"
+        )
+    if config.use_kl_loss and config.kl_loss_coef != 0:
+        raise ValueError(
+            f"actor.kl_loss_coef: expected 0 with recipe {recipe.name}, got "
+            f"{config.kl_loss_coef}: register the recipe with kl_coef instead"
+        )
+
+
+def _assign(data: Any, **values: Any) -> None:
+    importlib.import_module("verl.utils.tensordict_utils").assign_non_tensor(data, **values)
+
+
+def _plain(data: Any, key: str, default: Any) -> Any:
+    return importlib.import_module("verl.utils.tensordict_utils").get_non_tensor_data(
+        data, key, default
+    )
+
+
+def _file(directory: str) -> Path:
+    """Of this rank: directories need not be shared between machines."""
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    return Path(directory) / f"entropy_ext_rank_{rank}.pt"
