@@ -170,8 +170,8 @@ class Trainer:
             short = keeps.sum(1) < self.wanted
             if not short.any():
                 break
-            samples = self._sample(refill)
-            drawn = samples.live & short[:, None]
+            samples = self._sample(refill, short)
+            drawn = samples.live
             right = drawn & samples.fields["correct"]
             self.attempts.scatter_add_(1, samples.prompt, drawn.long())
             self.successes.scatter_add_(1, samples.prompt, right.long())
@@ -198,8 +198,8 @@ class Trainer:
         return held.shaped(rewards), keep
 
     @torch.no_grad()
-    def _sample(self, refill: int) -> Samples:
-        """One batch for every seed."""
+    def _sample(self, refill: int, short: Tensor | None = None) -> Samples:
+        """One batch for every seed, or those `short` [N] of responses; fillers for the others."""
         task, sampling = self.task, self.kind.sampling
         progress = self.done / self.steps
         weights = torch.ones_like(self.attempts, dtype=torch.float64)
@@ -208,6 +208,8 @@ class Trainer:
             known = zip(self.attempts, self.successes, self.semantic, strict=True)
             for n, seen in enumerate(known):
                 weights[n] = self.recipes[n].select_prompts(PromptStats(*seen, domain), progress)
+        if short is not None:
+            weights[~short] = 0.0
         writes = task.start if sampling.offline else self.past[0]
         return sample(
             task,

@@ -117,10 +117,12 @@ def sample(
     kept = None if left is None else table_rows(task, left, prompt, response)
     shown = kept if replay_support else None
     mask = tree.mask[response]
+    whole = live.repeat_interleave(sampling.group_size, -1)
+    read = mask & whole[..., None]
 
     def gathered(logits: Tensor, extras: bool = False) -> TokenStats:
         return table_stats(
-            task, logits, prompt, response, mask, temperature=temperature, kept=shown, extras=extras
+            task, logits, prompt, response, read, temperature=temperature, kept=shown, extras=extras
         )
 
     stats = gathered(policy, extras)
@@ -155,7 +157,6 @@ def sample(
         if "teacher_logp" in wanted:
             rows["teacher_logp"] = _teacher_logp(task, prompt, response)
     common = {"max_length": tree.max_length, "step": draw.step, "progress": draw.progress}
-    whole = live.repeat_interleave(sampling.group_size, -1)
     return Samples(response, prompt, whole, stats, shown, common, rows)
 
 
