@@ -10,12 +10,14 @@ from sim.lab.experiments import (
     covariance_control,
     covariance_positive,
     data_diversity,
+    data_domain,
     dr_grpo_bias,
     dynamic_sampling,
     entropic_plant,
     entropic_tracking,
     entropy_bonus,
     entropy_collapse,
+    entropy_symptom,
     first_order,
     high_entropy_tokens,
     minirl_mismatch,
@@ -31,6 +33,7 @@ from sim.lab.experiments import (
     sign_table,
     skywork_controller,
     steer_prediction,
+    support_replay,
     token_level_loss,
 )
 
@@ -67,5 +70,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         skywork_controller,
         minirl_mismatch,
         prorl_resets,
+        entropy_symptom,
+        data_domain,
+        support_replay,
     )
 }
