@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["Cell", "Table", "Tables"]
+__all__ = ["Cell", "Table", "Tables", "joined"]
 
 Cell: TypeAlias = str | int | float
 
@@ -68,3 +68,13 @@ class Table:
 
 
 Tables: TypeAlias = dict[str, Table]
+
+
+def joined(parts: Iterable[Tables]) -> Tables:
+    """The rows of tables of one name, one part after the other."""
+    found: Tables = {}
+    for part in parts:
+        for name, table in part.items():
+            before = found[name].rows if name in found else ()
+            found[name] = Table(table.columns, before + table.rows)
+    return found

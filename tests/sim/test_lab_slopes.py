@@ -14,7 +14,7 @@ from sim.lab.exact import Policy, mean_token_entropy
 from sim.lab.harness import Trainer
 from sim.lab.measures import lengths
 from sim.lab.slopes import slope, zscore_weight
-from sim.lab.tables import Table
+from sim.lab.tables import Table, joined
 from sim.lab.tasks import token_tree
 
 
@@ -111,3 +111,9 @@ def test_differences_at_a_level_pair_the_same_seeds():
     found = difference_at(tables, "length", "fast", "slow", level=0.3)
     assert found.samples == 11
     assert found.value == pytest.approx(3 * 1.5 - 3)
+
+
+def test_joined_tables_keep_every_row():
+    """Catches parts that replace each other."""
+    parts = [{"a": Table.of(("x",), [(n,)])} for n in range(3)]
+    assert joined(parts)["a"].column("x") == [0, 1, 2]

@@ -13,7 +13,7 @@ from sim.lab.exact import Policy, mean_token_entropy
 from sim.lab.experiment import Criterion, Experiment, Profile
 from sim.lab.figures import curves
 from sim.lab.statistics import Interval
-from sim.lab.tables import Table, Tables
+from sim.lab.tables import Tables, joined
 from sim.lab.task import Task
 from sim.lab.tasks import prompt_set
 
@@ -48,8 +48,7 @@ def measure(profile: Profile) -> Tables:
                 probe=_unseen,
             )
         )
-    few, many = parts
-    return {name: Table(few[name].columns, few[name].rows + many[name].rows) for name in few}
+    return joined(parts)
 
 
 def judge(tables: Tables) -> Sequence[Interval]:
