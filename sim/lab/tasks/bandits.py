@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from sim.lab.draws import normals, uniforms
 from sim.lab.task import Task
 from sim.lab.tree import grow
 
-__all__ = ["decoys", "needle", "random_bandit", "two_modes"]
+__all__ = ["needle", "random_bandit", "two_modes"]
 
 START, RIGHT = 0, 1
 """streams of random numbers"""
@@ -80,35 +79,6 @@ def two_modes(
     start = torch.cat([modes.log().expand(len(seeds), 2), wrong + (1 - modes.sum()).log()], -1)
     correct = (torch.arange(arms) < 2).repeat(len(seeds), 1)
     return _bandit("two_modes", numbers, start, correct)
-
-
-def decoys(
-    seeds: Sequence[int],
-    *,
-    arms: int = 16,
-    prior: float = 0.01,
-    half: int = 4,
-    pay: float = 0.5,
-    spread: float = 1.0,
-) -> Task:
-    """One right arm that the prior hardly knows, among wrong ones of which some pay a part.
-
-    A method that sharpens at once settles on a decoy and is never told of the right arm.
-
-    Args:
-        seeds: N seeds.
-        arms: V.
-        prior: probability of the right arm at the start, exactly.
-        half: how many of the wrong arms are decoys.
-        pay: their reward; that of the right arm is 1.
-        spread: standard deviation of the logits of the wrong arms.
-    """
-    _check("half", half, 0, arms - 1)
-    plain = needle(seeds, arms=arms, prior=prior, spread=spread)
-    payoff = plain.correct.double()
-    # Their logits are drawn at random: that these are the first says nothing.
-    payoff[..., :half] = pay
-    return replace(plain, name="decoys", payoff=payoff)
 
 
 def _bandit(name: str, seeds: Tensor, start: Tensor, correct: Tensor) -> Task:
