@@ -27,6 +27,7 @@ from sim.lab.experiments import (
     positive_samples,
     positive_schedules,
     prorl_resets,
+    psr_nsr_pass_at_k,
     reward_entropy_law,
     sampled_update,
     seed_scaling,
@@ -73,5 +74,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         entropy_symptom,
         data_domain,
         support_replay,
+        psr_nsr_pass_at_k,
     )
 }

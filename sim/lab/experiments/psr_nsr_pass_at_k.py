@@ -1,0 +1,143 @@
+"""PSR, NSR and W-REINFORCE: pass@k over k."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from sim.lab.compare import arm, compare, difference, difference_at, final
+from sim.lab.exact import Policy, pass_at_k
+from sim.lab.experiment import Criterion, Experiment, Profile
+from sim.lab.figures import style
+from sim.lab.measures import trained
+from sim.lab.statistics import Interval, interval, paired
+from sim.lab.tables import Tables
+from sim.lab.task import Task
+from sim.lab.tasks import prompt_set
+from sim.plots import panels
+
+KS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+LEVEL, LARGE = 0.7, "held-out pass@256"
+ONCE: dict[str, Any] = {"minibatches": 1}
+PSR, NSR, W, GRPO = "PSR", "NSR", "W-REINFORCE", "GRPO"
+ARMS = {
+    PSR: arm("psr", **ONCE),
+    NSR: arm("nsr", **ONCE),
+    # Between the two, with steps as long: its mean is over all tokens.
+    W: arm("w_reinforce", train={"learning_rate": 20.0}, **ONCE),
+    GRPO: arm("grpo", **ONCE),
+    "PPO": arm("vapo", clip_high=0.2, nll_coef=0.0, decay=0.95, **ONCE),
+}
+BASE = "untrained"
+HELD = {k: f"held-out pass@{k}" for k in KS}
+SEEN = {k: f"pass@{k}" for k in KS}
+
+
+def _probe(task: Task, policy: Policy) -> Mapping[str, Tensor]:
+    """pass@k on the held-out prompts; entropy among the right responses to the trained, nats."""
+    success = policy.mean(task.correct.double())[:, task.training :]
+    passed = pass_at_k(success, KS).mean(1).unbind(-1)
+    seen, right = trained(task, policy), task.correct[:, task.trained]
+    among = seen.response_logp.masked_fill(~right, -float("inf")).log_softmax(-1).exp()
+    spread = (-among * among.clamp(min=1e-300).log()).sum(-1).mean(-1)
+    return {**dict(zip(HELD.values(), passed, strict=True)), "right": spread}
+
+
+def measure(profile: Profile) -> Tables:
+    """Prompts from easy to hard, four right responses each, as many held out."""
+    steps = profile.pick(quick=40, full=100)
+    return compare(
+        prompt_set(
+            range(profile.seeds),
+            prompts=12,
+            held_out=12,
+            features=8,
+            vocab=8,
+            max_length=2,
+            easiest=0.9,
+            hardest=0.01,
+        ),
+        ARMS,
+        steps=steps,
+        learning_rate=10.0,
+        measures=("reward", "entropy", "right", *SEEN.values(), *HELD.values()),
+        points=20,
+        runs=True,
+        ks=KS,
+        probe=_probe,
+    )
+
+
+def _gain(tables: Tables, name: str) -> Interval:
+    """Mean over seeds of pass@256 on held-out prompts, trained − untrained."""
+    rows = tables["finals"].where(arm=name, measure=LARGE)
+    return paired(rows.numbers("value"), rows.numbers("start"))
+
+
+def judge(tables: Tables) -> Sequence[Interval]:
+    """Both ends of the curve over k, and the variety of right responses."""
+    return [
+        difference(tables, HELD[1], PSR, NSR),
+        _gain(tables, PSR),
+        _gain(tables, NSR),
+        difference(tables, LARGE, NSR, PSR),
+        difference(tables, LARGE, W, PSR),
+        difference(tables, HELD[1], W, NSR),
+        difference_at(tables, LARGE, NSR, PSR, level=LEVEL),
+        difference_at(tables, "right", NSR, PSR, level=LEVEL),
+    ]
+
+
+def plot(tables: Tables) -> Axes:
+    """pass@k at the end, against the untrained policy's, on both sets of prompts."""
+    axes = panels(2, width=5.4, height=4.2)
+    for axis, (title, names) in zip(
+        axes, {"held-out prompts": HELD, "trained prompts": SEEN}.items(), strict=True
+    ):
+        base = [_start(tables, measure) for measure in names.values()]
+        axis.axhline(0, color="0.3", linewidth=1)
+        for index, name in enumerate(ARMS):
+            found = [final(tables, name, measure) for measure in names.values()]
+            gain = [one.value - start for one, start in zip(found, base, strict=True)]
+            axis.plot(KS, gain, marker="o", markersize=4, label=name, **style(index))
+        axis.set_xscale("log", base=2)
+        axis.set(xlabel="k", ylabel="pass@k, trained − untrained", title=title)
+    axes[0].legend(frameon=False, fontsize="small")
+    return axes[0]
+
+
+def _start(tables: Tables, measure: str) -> float:
+    return interval(tables["finals"].numbers("start", arm=PSR, measure=measure)).value
+
+
+EXPERIMENT = Experiment(
+    name="psr_nsr_pass_at_k",
+    title="PSR and NSR over k",
+    claim="Learning from right answers alone is best at pass@1 and falls below the untrained "
+    "policy at large k; learning from wrong ones alone stays at or above it for all k; the "
+    "weighted sum lies between.",
+    paper="Negative Reinforcement, arXiv 2506.01347",
+    effect="On held-out prompts, as in the paper: PSR above NSR at k = 1, and below the untrained "
+    "policy at k = 256, where NSR is at most 0.01 below it and above PSR, W-REINFORCE above PSR; "
+    "at k = 1 W-REINFORCE above NSR. NSR above PSR at k = 256, and with more variety among right "
+    f"responses, also when both have a trained pass@1 of {LEVEL:g}.",
+    test="Exact pass@k of each policy; paired differences over seeds, Student's 95 % interval.",
+    criteria=(
+        Criterion("held-out pass@1, PSR − NSR", above=0.0),
+        Criterion("held-out pass@256, PSR − untrained", below=0.0),
+        Criterion("held-out pass@256, NSR − untrained", above=-0.01),
+        Criterion("held-out pass@256, NSR − PSR", above=0.0),
+        Criterion("held-out pass@256, W-REINFORCE − PSR", above=0.0),
+        Criterion("held-out pass@1, W-REINFORCE − NSR", above=0.0),
+        Criterion("held-out pass@256 at the same reward, NSR − PSR", above=0.0),
+        Criterion("entropy of right responses at the same reward, NSR − PSR, nats", above=0.0),
+    ),
+    measure=measure,
+    judge=judge,
+    plot=plot,
+    caption="Exact expectations. Prompts share parameters: sharpening on one moves the others. "
+    "NSR's mean is over wrong tokens alone, so that its push stays whole when few are left.",
+)
