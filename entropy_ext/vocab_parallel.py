@@ -152,34 +152,44 @@ class _VocabParallel(torch.autograd.Function):
 def exchange(
     mine: Tensor, vocab_start: int, columns: int, group: dist.ProcessGroup, width: int = 0
 ) -> list[Tensor]:
-    """The partials of all ranks, in rank order; on the CPU their columns may not overlap.
+    """The partials of all ranks, in rank order; on the CPU they are held against each other first.
 
     Args:
-        mine: this rank's partials.
+        mine: this rank's partials, [4, ...].
         vocab_start, columns: this rank's part of the vocabulary.
         group: the ranks.
         width: entries of a hidden state, where there are any.
 
     Raises:
-        ValueError: two ranks say that they hold the same column, or have hidden states of two
-            sizes; on every rank.
+        ValueError: on every rank, where two of them say that they hold the same column, or have
+            another number of tokens, or hidden states of another size.
     """
-    span = mine.new_tensor([width, vocab_start, vocab_start + columns])
-    packed = torch.cat([mine.flatten(), span])
-    everyone = [torch.empty_like(packed) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(everyone, packed, group=group)
     if mine.device.type == "cpu":
-        widths = [int(x[-3]) for x in everyone]
-        if len(set(widths)) > 1:
-            raise ValueError(f"hidden: expected the same size D on every rank, got {widths}")
-        spans = sorted((int(x[-2]), int(x[-1])) for x in everyone if x[-1] > x[-2])
-        for (_, end), (start, _) in itertools.pairwise(spans):
-            if start < end:
-                raise ValueError(
-                    f"vocab_start: expected ranks with columns of their own, got {spans} for "
-                    "[start, end) of each"
-                )
-    return [x[:-3].view(mine.shape) for x in everyone]
+        _check_ranks(mine[0].numel(), width, vocab_start, columns, group)
+    everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(everyone, mine, group=group)
+    return everyone
+
+
+def _check_ranks(
+    tokens: int, width: int, vocab_start: int, columns: int, group: dist.ProcessGroup
+) -> None:
+    """A few numbers ahead of the rest: gloo ends the process where sizes do not match."""
+    mine = torch.tensor([tokens, width, vocab_start, vocab_start + columns], device="cpu")
+    everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(everyone, mine, group=group)
+    counts, widths, starts, ends = zip(*(x.tolist() for x in everyone), strict=True)
+    if len(set(counts)) > 1:
+        raise ValueError(f"tokens: expected the same number on every rank, got {list(counts)}")
+    if len(set(widths)) > 1:
+        raise ValueError(f"hidden: expected the same size D on every rank, got {list(widths)}")
+    spans = sorted((start, end) for start, end in zip(starts, ends, strict=True) if end > start)
+    for (_, end), (start, _) in itertools.pairwise(spans):
+        if start < end:
+            raise ValueError(
+                f"vocab_start: expected ranks with columns of their own, got {spans} for "
+                "[start, end) of each"
+            )
 
 
 def check_held(rows: MergedRows, tokens: Tensor, mask: Tensor | None) -> None:
