@@ -28,9 +28,11 @@ from entropy_ext.recipes.high_entropy_tokens import HighEntropyTokens
 from entropy_ext.recipes.importance import MaskedIS, TruncatedIS
 from entropy_ext.recipes.kl_cov import KLCov
 from entropy_ext.recipes.luffy import Luffy
+from entropy_ext.recipes.mean_baseline import MeanBaseline
 from entropy_ext.recipes.minirl import MiniRL
 from entropy_ext.recipes.opo import Opo
 from entropy_ext.recipes.pass_at_k import PassAtK
+from entropy_ext.recipes.positive_nll import PositiveNLL
 from entropy_ext.recipes.positive_reweight import PositiveReweight
 from entropy_ext.recipes.prorl import ProRL
 from entropy_ext.recipes.psr_nsr import Nsr, Psr, WReinforce
@@ -40,6 +42,7 @@ from entropy_ext.recipes.sapo import Sapo
 from entropy_ext.recipes.seed_grpo import SeedGrpo
 from entropy_ext.recipes.semantic_curriculum import SemanticCurriculum
 from entropy_ext.recipes.sent import Sent
+from entropy_ext.recipes.sequence_mask import SequenceMask
 from entropy_ext.recipes.skywork_or1 import SkyworkOr1
 from entropy_ext.recipes.starter import Starter
 from entropy_ext.recipes.steer import Steer
@@ -81,11 +84,13 @@ __all__ = [
     "KLCov",
     "Luffy",
     "MaskedIS",
+    "MeanBaseline",
     "MiniRL",
     "Nsr",
     "Opo",
     "PassAtK",
     "Plan",
+    "PositiveNLL",
     "PositiveReweight",
     "ProRL",
     "PromptStats",
@@ -98,6 +103,7 @@ __all__ = [
     "SeedGrpo",
     "SemanticCurriculum",
     "Sent",
+    "SequenceMask",
     "SkyworkOr1",
     "Starter",
     "Steer",
@@ -162,8 +168,11 @@ RECIPES: dict[str, type[Recipe]] = {
 PARTS: dict[str, type[Recipe]] = {
     "clip_higher": ClipHigher,
     "dynamic_sampling": DynamicSampling,
+    "mean_baseline": MeanBaseline,
     "pass_at_k": PassAtK,
+    "positive_nll": PositiveNLL,
     "semantic_curriculum": SemanticCurriculum,
+    "sequence_mask": SequenceMask,
 }
 """What `compose` knows besides: single changes, most of them out of a larger recipe."""
 

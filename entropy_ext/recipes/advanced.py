@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from entropy_ext.recipes.clip_cov import ClipCov
-from entropy_ext.recipes.combine import composite
+from entropy_ext.recipes.composite import composite
 from entropy_ext.recipes.entropic import Entropic
 from entropy_ext.recipes.semantic_curriculum import SemanticCurriculum
 from entropy_ext.recipes.types import Sampling

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from entropy_ext import TokenStats
 from entropy_ext.recipes.dynamic_sampling import DynamicSampling
-from entropy_ext.recipes.types import Group, Plan, Sampling, Targets
-from entropy_ext.rl.advantages import group_mean
+from entropy_ext.recipes.mean_baseline import MeanBaseline
+from entropy_ext.recipes.types import Plan, Sampling, Targets
 from entropy_ext.rl.checks import check_bound
 from entropy_ext.rl.losses import TokenLoss, bcpg_nsa
 from entropy_ext.rl.rollout import Rollout
@@ -17,7 +17,7 @@ from entropy_ext.rl.rollout import Rollout
 __all__ = ["BcpgNsa"]
 
 
-class BcpgNsa(DynamicSampling):
+class BcpgNsa(MeanBaseline, DynamicSampling):
     """Behavior Constrained Policy Gradient with Negative Sample Augmentation.
 
     Against GRPO: the responses are stored ones of a reference policy; A = r − mean_g r; the loss is
@@ -44,19 +44,12 @@ class BcpgNsa(DynamicSampling):
     sampling: Sampling = Sampling(group_size=32, temperature=0.7, offline=True)
 
     def __init__(self, *, beta: float = 0.5, tau: float = 1e-3, **options: Any) -> None:
-        self.refuse(options, "clip_low", "clip_high", "dual_clip", "eps")
+        self.refuse(options, "clip_low", "clip_high", "dual_clip")
         super().__init__(**options)
         check_bound("beta", beta, at_least=-1, at_most=1)
         check_bound("tau", tau, at_least=0)
         self.beta = beta
         self.tau = tau
-
-    def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
-        """Rewards above the question's mean."""
-        self.check(rollout)
-        return Targets(
-            group_mean(rollout.rewards, rollout.prompt, rollout.mask, singleton=self.singleton)
-        )
 
     def policy_loss(
         self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan

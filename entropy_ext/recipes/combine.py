@@ -5,26 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import combinations
-from typing import Any, TypeVar
+from typing import Any
 
 from entropy_ext.recipes.base import Recipe
+from entropy_ext.recipes.composite import composite, owner
 from entropy_ext.rl.aggregate import Aggregation
 
-__all__ = ["check_options", "combine", "composite"]
-
-REPLACED = (
-    "select_prompts",
-    "shape_rewards",
-    "keep",
-    "targets",
-    "policy_loss",
-    "value_loss",
-    "after_step",
-)
-"""hooks of which only one part can have its way; `prepare` and `token_loss` build on super()'s"""
-
-R = TypeVar("R", bound=Recipe)
+__all__ = ["check_options", "combine"]
 
 
 def combine(
@@ -59,49 +46,13 @@ def combine(
         "__reduce__": lambda self: (_restored, (_formula(type(self)),), vars(self)),
     }
     combined: type[Recipe] = composite(type("Composed", tuple(bases), figures))
-    averages = {c.aggregation: c.name for c in classes if _owner(c, "aggregation") is not Recipe}
+    averages = {c.aggregation: c.name for c in classes if owner(c, "aggregation") is not Recipe}
     if aggregation is None and len(averages) > 1:
         (one, first), (other, second) = list(averages.items())[:2]
         raise ValueError(f"compose: {first} has the aggregation {one}, {second} {other}")
     own: Aggregation = next(iter(averages), Recipe.aggregation)
     combined.aggregation = own if aggregation is None else aggregation
     return combined
-
-
-def composite(recipe: type[R]) -> type[R]:
-    """Class decorator for a recipe with several base classes: checks that they can be one.
-
-    Fields needed, statistics and whole sequences are then those of all parts.
-
-    Raises:
-        ValueError: two parts override a hook that cannot be shared, keep an attribute of the same
-            name, or want other statistics.
-    """
-    parts: list[type[Recipe]] = [c for c in recipe.__bases__ if issubclass(c, Recipe)]
-    for one, other in combinations(parts, 2):
-        for hook in REPLACED:
-            first, second = _owner(one, hook), _owner(other, hook)
-            derived = issubclass(first, second) or issubclass(second, first)
-            if hook not in vars(recipe) and not derived:
-                raise ValueError(f"compose: {one.name} and {other.name} both override {hook}")
-        # What the class that both derive from sets is one attribute; what each sets is two.
-        shared = next(c for c in one.__mro__ if issubclass(c, Recipe) and issubclass(other, c))
-        known = vars(shared()).keys() | vars(Recipe).keys()
-        if own := (vars(one()).keys() & vars(other()).keys()) - known:
-            both = ", ".join(sorted(own))
-            raise ValueError(f"compose: {one.name} and {other.name} each have their own {both}")
-    wanted = {c.statistics: c.name for c in parts if c.statistics != "micro"}
-    if len(wanted) > 1:
-        raise ValueError(
-            "compose: " + " and ".join(f"{n} wants {s} statistics" for s, n in wanted.items())
-        )
-    recipe.statistics = next(iter(wanted), "micro")
-    recipe.needs = frozenset().union(*(c.needs for c in parts))
-    recipe.extras = any(c.extras for c in parts)
-    recipe.whole_sequences = any(c.whole_sequences for c in parts)
-    # One part's loss need not read what another hands down to the base.
-    recipe.refuse = classmethod(lambda cls, options, *names: None)  # type: ignore[assignment]
-    return recipe
 
 
 def check_options(recipe: type[Recipe], options: Mapping[str, Any]) -> None:
@@ -113,7 +64,7 @@ def check_options(recipe: type[Recipe], options: Mapping[str, Any]) -> None:
     general = inspect.signature(Recipe).parameters
     asked = {name: value for name, value in options.items() if name in general}
     for hook in ("targets", "policy_loss"):
-        _owner(recipe, hook)(**asked)
+        owner(recipe, hook)(**asked)
 
 
 def _restored(formula: Any) -> Recipe:
@@ -136,7 +87,3 @@ def _made(formula: Any) -> type[Recipe]:
         return formula
     base, parts, aggregation = formula
     return combine(_made(base), *map(_made, parts), aggregation=aggregation)
-
-
-def _owner(recipe: type[Recipe], name: str) -> type[Recipe]:
-    return next(c for c in recipe.__mro__ if name in vars(c))

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
 from entropy_ext import TokenStats
-from entropy_ext.recipes.base import Recipe
+from entropy_ext.recipes.mean_baseline import MeanBaseline
+from entropy_ext.recipes.sequence_mask import SequenceMask
 from entropy_ext.recipes.types import Group, Plan, Targets
-from entropy_ext.rl.advantages import group_mean
-from entropy_ext.rl.checks import check_bound, check_choice
-from entropy_ext.rl.losses import TokenLoss, off_policy_sequence_mask
+from entropy_ext.rl.checks import check_bound
+from entropy_ext.rl.losses import TokenLoss
 from entropy_ext.rl.rollout import Rollout
 
 __all__ = ["DeepSeekV32"]
 
-Behaviour = Literal["sampler", "trainer"]
 
-
-class DeepSeekV32(Recipe):
+class DeepSeekV32(SequenceMask, MeanBaseline):
     """GRPO kept stable on stale data.
 
     Against GRPO: A = r − mean_g r; sequences of negative advantage whose mean old_logp − logp
@@ -35,12 +33,9 @@ class DeepSeekV32(Recipe):
     domain and may be 0 for mathematics. Keep Routing is the harness's.
 
     Args:
-        off_policy_threshold: nats per token, or None to leave no sequence out.
-        behaviour: measured from "sampler" (Rollout.rollout_logp), which catches a mismatch of the
-            two engines as well, or "trainer" (old_logp).
         kl_coef: weight of the penalty on the divergence from the reference.
         domain_kl: Rollout.domain → factor on kl_coef; 1 for those not named.
-        options: the remaining arguments of `Recipe`.
+        options: the remaining arguments of `SequenceMask` and `MeanBaseline`.
     """
 
     name: ClassVar[str] = "deepseek_v32"
@@ -49,38 +44,21 @@ class DeepSeekV32(Recipe):
     def __init__(
         self,
         *,
-        off_policy_threshold: float | None = 0.5,
-        behaviour: Behaviour = "sampler",
         kl_coef: float = 1e-3,
         domain_kl: Mapping[int, float] | None = None,
         **options: Any,
     ) -> None:
-        self.refuse(options, "eps")
         super().__init__(kl_coef=kl_coef, **{"kl_estimator": "unbiased", **options})
-        self.off_policy_threshold = check_bound(
-            "off_policy_threshold", off_policy_threshold, at_least=0, optional=True
-        )
-        self.behaviour = check_choice("behaviour", behaviour, get_args(Behaviour))
         if not isinstance(domain_kl, Mapping | None):
             raise TypeError(f"domain_kl: expected domain → factor or None, got {domain_kl!r}")
         self.domain_kl = dict(domain_kl or {})
         for domain, factor in self.domain_kl.items():
             check_bound("domain_kl: domain", domain, integer=True)
             check_bound(f"domain_kl[{domain}]", factor, at_least=0, finite=True)
-        # The mean is over the whole response.
-        self.whole_sequences = True
-        if behaviour == "sampler" and off_policy_threshold is not None:
-            self.needs = self.needs | {"rollout_logp"}
         if self.domain_kl:
             self.needs = self.needs | {"domain"}
         if self.sampling.top_p < 1 or self.sampling.top_k is not None:
             self.needs = self.needs | {"support"}
-
-    def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
-        """Reward above the group's mean."""
-        self.check(rollout)
-        rewards, prompt, mask = rollout.rewards, rollout.prompt, rollout.mask
-        return Targets(group_mean(rewards, prompt, mask, singleton=self.singleton))
 
     @torch.no_grad()
     def prepare(
@@ -105,21 +83,3 @@ class DeepSeekV32(Recipe):
                 raise ValueError("stats.support_logp: expected a tensor for Rollout.support")
             stats = stats._replace(logp=stats.support_logp)
         return super().token_loss(stats, rollout, targets, plan)
-
-    def policy_loss(
-        self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
-    ) -> TokenLoss:
-        """Clipped, without the sequences that are off policy and wrong."""
-        loss, metrics = super().policy_loss(stats, rollout, targets, plan)
-        if self.off_policy_threshold is None:
-            return TokenLoss(loss, metrics)
-        behaviour = rollout.rollout_logp if self.behaviour == "sampler" else rollout.old_logp
-        kept = off_policy_sequence_mask(
-            stats.logp,
-            cast(Tensor, behaviour),
-            targets.advantages,
-            plan.mask,
-            threshold=self.off_policy_threshold,
-        )
-        left_out = (plan.mask & ~kept).sum()
-        return TokenLoss(torch.where(kept, loss, 0.0), {**metrics, "off_policy": left_out})

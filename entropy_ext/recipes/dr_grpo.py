@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from entropy_ext.recipes.base import Recipe
-from entropy_ext.recipes.types import Group, Sampling, Targets
-from entropy_ext.rl.advantages import group_mean
+from entropy_ext.recipes.mean_baseline import MeanBaseline
+from entropy_ext.recipes.types import Sampling
 from entropy_ext.rl.aggregate import Aggregation
-from entropy_ext.rl.rollout import Rollout
 
 __all__ = ["DrGrpo"]
 
 
-class DrGrpo(Recipe):
+class DrGrpo(MeanBaseline):
     """GRPO done right.
 
     Against GRPO: A = r − mean_g r, without division by the standard deviation; the loss of a
@@ -26,7 +24,7 @@ class DrGrpo(Recipe):
     here that is the checker's to decide.
 
     Args:
-        options: the arguments of `Recipe`; there is no std for eps to join.
+        options: the arguments of `MeanBaseline`.
     """
 
     name: ClassVar[str] = "dr_grpo"
@@ -34,14 +32,3 @@ class DrGrpo(Recipe):
     aggregation: Aggregation = "seq-mean-token-sum-norm"
     minibatches: int = 8
     sampling: Sampling = Sampling(group_size=8)
-
-    def __init__(self, **options: Any) -> None:
-        self.refuse(options, "eps")
-        super().__init__(**options)
-
-    def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
-        """Reward above the group's mean."""
-        self.check(rollout)
-        return Targets(
-            group_mean(rollout.rewards, rollout.prompt, rollout.mask, singleton=self.singleton)
-        )

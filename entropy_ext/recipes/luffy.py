@@ -7,9 +7,8 @@ from typing import Any, ClassVar, cast
 from torch import Tensor
 
 from entropy_ext import TokenStats
-from entropy_ext.recipes.base import Recipe
-from entropy_ext.recipes.types import Group, Plan, Sampling, Targets
-from entropy_ext.rl.advantages import group_mean
+from entropy_ext.recipes.mean_baseline import MeanBaseline
+from entropy_ext.recipes.types import Plan, Sampling, Targets
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound, check_flag
 from entropy_ext.rl.losses import TokenLoss, mixed_policy
@@ -18,7 +17,7 @@ from entropy_ext.rl.rollout import Rollout
 __all__ = ["Luffy"]
 
 
-class Luffy(Recipe):
+class Luffy(MeanBaseline):
     """Learning to reason under off-policy guidance.
 
     Against GRPO: one response of the group is a teacher's, and counts in the group's mean; on its
@@ -54,7 +53,7 @@ class Luffy(Recipe):
         entropy_coef: float = 0.001,
         **options: Any,
     ) -> None:
-        self.refuse(options, "eps", "dual_clip")
+        self.refuse(options, "dual_clip")
         super().__init__(entropy_coef=entropy_coef, **options)
         if gamma is not None:
             check_bound("gamma", gamma, above=0)
@@ -63,13 +62,6 @@ class Luffy(Recipe):
         self.teacher_probabilities = teacher_probabilities
         if teacher_probabilities:
             self.needs = self.needs | {"teacher_logp"}
-
-    def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
-        """Reward above the mean of the group, teacher included."""
-        self.check(rollout)
-        return Targets(
-            group_mean(rollout.rewards, rollout.prompt, rollout.mask, singleton=self.singleton)
-        )
 
     def policy_loss(
         self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan

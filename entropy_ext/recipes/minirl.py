@@ -7,9 +7,8 @@ from typing import Any, ClassVar, cast
 from torch import Tensor
 
 from entropy_ext import TokenStats
-from entropy_ext.recipes.base import Recipe
-from entropy_ext.recipes.types import Group, Plan, Targets
-from entropy_ext.rl.advantages import group_mean
+from entropy_ext.recipes.mean_baseline import MeanBaseline
+from entropy_ext.recipes.types import Plan, Targets
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound
 from entropy_ext.rl.losses import TokenLoss, minirl
@@ -18,7 +17,7 @@ from entropy_ext.rl.rollout import Rollout
 __all__ = ["MiniRL"]
 
 
-class MiniRL(Recipe):
+class MiniRL(MeanBaseline):
     """Qwen's minimal stable baseline.
 
     Against GRPO: L = −M·sg(w)·A·logp, with w the capped ratio to the sampler's own probability and
@@ -48,17 +47,10 @@ class MiniRL(Recipe):
         max_weight: float = 5.0,
         **options: Any,
     ) -> None:
-        self.refuse(options, "eps", "dual_clip")
+        self.refuse(options, "dual_clip")
         super().__init__(clip_low=clip_low, clip_high=clip_high, **options)
         check_bound("max_weight", max_weight, above=0)
         self.max_weight = max_weight
-
-    def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
-        """Reward above the group's mean."""
-        self.check(rollout)
-        return Targets(
-            group_mean(rollout.rewards, rollout.prompt, rollout.mask, singleton=self.singleton)
-        )
 
     def policy_loss(
         self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan

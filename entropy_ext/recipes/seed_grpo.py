@@ -62,18 +62,13 @@ class SeedGrpo(Recipe):
     ) -> None:
         self.refuse(options, "eps")
         super().__init__(**options)
-        check_bound("alpha", alpha, at_least=0)
-        check_bound("gamma", gamma, at_least=0)
+        self.alpha = check_bound("alpha", alpha, at_least=0)
+        self.estimator = check_choice("estimator", estimator, get_args(SemanticEstimator))
+        self.shape = check_choice("shape", shape, get_args(UncertaintyShape))
+        self.gamma = check_bound("gamma", gamma, at_least=0)
+        self.length_normalize = check_flag("length_normalize", length_normalize)
         if not callable(cluster):
             raise TypeError(f"cluster: expected a function of a rollout, got {cluster!r}")
-        check_choice("estimator", estimator, get_args(SemanticEstimator))
-        check_choice("shape", shape, get_args(UncertaintyShape))
-        self.alpha = alpha
-        self.estimator = estimator
-        self.shape = shape
-        self.gamma = gamma
-        check_flag("length_normalize", length_normalize)
-        self.length_normalize = length_normalize
         self.cluster = cluster
         if cluster is not exact_answers:
             self.needs = self.needs - {"answers"}

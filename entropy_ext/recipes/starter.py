@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from entropy_ext.recipes.combine import composite
+from entropy_ext.recipes.composite import composite
 from entropy_ext.recipes.high_entropy_tokens import HighEntropyTokens
 from entropy_ext.recipes.psr_nsr import WReinforce
 from entropy_ext.recipes.types import Sampling

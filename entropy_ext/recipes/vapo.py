@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
-from entropy_ext import TokenStats
 from entropy_ext.recipes.clip_higher import ClipHigher
-from entropy_ext.recipes.types import Group, Plan, Targets
+from entropy_ext.recipes.positive_nll import PositiveNLL
+from entropy_ext.recipes.types import Group, Targets
 from entropy_ext.rl.advantages import (
     batch_whiten,
     decoupled_gae,
     length_adaptive_decay,
     terminal_rewards,
 )
-from entropy_ext.rl.aggregate import Aggregation, count
+from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound, check_flag
-from entropy_ext.rl.losses import TokenLoss, positive_nll, value_loss
+from entropy_ext.rl.losses import TokenLoss, value_loss
 from entropy_ext.rl.rollout import Rollout
 
 __all__ = ["Vapo"]
 
 
-class Vapo(ClipHigher):
+class Vapo(PositiveNLL, ClipHigher):
     """Value-based Augmented Proximal Policy Optimization.
 
     Against GRPO: advantages come from a value head by GAE, whose λ is 1 − 1/(α·l) for the policy
@@ -42,11 +41,10 @@ class Vapo(ClipHigher):
         decay: one λ for the policy in its place; 0.95 in the ablation.
         critic_decay: λ of the value head's targets.
         gamma: discount.
-        nll_coef: μ; 0 leaves the likelihood term out.
         whiten: bring the advantages of a rollout to mean 0 and variance 1.
         value_clip: how far an update may carry a value with effect on its loss, or None.
         value_pretraining: steps that train the value head alone, before all others.
-        options: the remaining arguments of `ClipHigher`.
+        options: the remaining arguments of `PositiveNLL` (nll_coef, μ) and `ClipHigher`.
     """
 
     name: ClassVar[str] = "vapo"
@@ -63,7 +61,6 @@ class Vapo(ClipHigher):
         decay: float | None = None,
         critic_decay: float = 1.0,
         gamma: float = 1.0,
-        nll_coef: float = 0.1,
         whiten: bool = True,
         value_clip: float | None = None,
         value_pretraining: int = 50,
@@ -75,7 +72,6 @@ class Vapo(ClipHigher):
         self.decay = check_bound("decay", decay, at_least=0, at_most=1, optional=True)
         self.critic_decay = check_bound("critic_decay", critic_decay, at_least=0, at_most=1)
         self.gamma = check_bound("gamma", gamma, at_least=0, at_most=1)
-        self.nll_coef = check_bound("nll_coef", nll_coef, at_least=0, finite=True)
         self.whiten = check_flag("whiten", whiten)
         self.value_clip = check_bound("value_clip", value_clip, above=0, optional=True)
         check_bound("value_pretraining", value_pretraining, at_least=0, integer=True)
@@ -99,28 +95,6 @@ class Vapo(ClipHigher):
         if self.whiten:
             advantages = batch_whiten(advantages, mask, unbiased=True, group=group)
         return Targets(advantages, returns)
-
-    def prepare(
-        self, stats: TokenStats | None, rollout: Rollout, targets: Targets, *, group: Group = None
-    ) -> Plan:
-        """μ, scaled so that the likelihood term is a mean over right responses alone."""
-        plan = super().prepare(stats, rollout, targets, group=group)
-        if self.nll_coef == 0:
-            return plan
-        right = rollout.mask & cast(Tensor, rollout.correct).unsqueeze(-1)
-        counted = count(right, self.aggregation, group=group)
-        share = torch.where(counted > 0, plan.normalizer / counted, 0.0).to(rollout.old_logp.dtype)
-        return replace(plan, coefficients={**plan.coefficients, "nll": self.nll_coef * share})
-
-    def token_loss(
-        self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
-    ) -> TokenLoss:
-        """Clipped loss plus the likelihood of right responses."""
-        loss, metrics = super().token_loss(stats, rollout, targets, plan)
-        if "nll" in plan.coefficients:
-            nll, seen = positive_nll(stats.logp, cast(Tensor, rollout.correct), plan.mask)
-            loss, metrics = loss + plan.coefficients["nll"] * nll, {**metrics, **seen}
-        return TokenLoss(loss, metrics)
 
     def value_loss(self, values: Tensor, rollout: Rollout, targets: Targets) -> TokenLoss:
         """Squared error of the value head."""
