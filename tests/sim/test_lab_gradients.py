@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from entropy_ext.rl.advantages import group_mean, leave_one_out
-from sim.lab.exact import Policy
+from sim.lab.exact import Policy, state_values
 from sim.lab.gradients import baseline, group_noise, score_vectors, variance
 from sim.lab.tasks import token_tree
+from sim.lab.traces import trace_error
 
 
 def _small(seeds):
@@ -61,3 +62,20 @@ def test_noise_of_groups_against_the_exact_variance():
     torch.testing.assert_close(found, exact[:, 0], rtol=0.1, atol=0)
     # They differ by the factor (G − 1)/G alone.
     torch.testing.assert_close(noise(group_mean), noise(leave_one_out), rtol=1e-9, atol=0)
+
+
+def test_traces_at_both_ends():
+    """Catches values of other states and squares that do not add up: λ = 1 without values is
+    REINFORCE, and exact values are without bias at any λ."""
+    task, policy, scores = _small([3, 8])
+    nothing = torch.zeros_like(policy.visits)
+    plain = trace_error(policy, task.rewards, nothing, 1.0)
+    truth = torch.einsum("npl,nplx->npx", policy.responses * task.rewards, scores)
+    noise = variance(policy, scores, task.rewards) / truth.square().sum(-1)
+    torch.testing.assert_close(plain.noise, noise, rtol=1e-9, atol=0)
+    values = state_values(policy, task.rewards)
+    for decay in (0.0, 0.5, 1.0):
+        assert (trace_error(policy, task.rewards, values, decay).bias < 1e-12).all()
+    assert (trace_error(policy, task.rewards, nothing, 0.5).bias > 0.01).all()
+    each = torch.where(task.tree.mask.sum(-1) > 2, 0.5, 0.0).double()
+    assert (trace_error(policy, task.rewards, values, each).bias > 1e-4).all()

@@ -36,6 +36,7 @@ from sim.lab.experiments import (
     steer_prediction,
     support_replay,
     token_level_loss,
+    vapo_ablations,
 )
 
 __all__ = ["EXPERIMENTS"]
@@ -75,5 +76,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         data_domain,
         support_replay,
         psr_nsr_pass_at_k,
+        vapo_ablations,
     )
 }
