@@ -20,6 +20,9 @@ from sim.lab.experiments import (
     entropy_symptom,
     first_order,
     high_entropy_tokens,
+    league,
+    league_bandit,
+    league_tree,
     minirl_mismatch,
     neutral_update,
     off_policy_updates,
@@ -77,5 +80,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         support_replay,
         psr_nsr_pass_at_k,
         vapo_ablations,
+        league,
+        league_tree,
+        league_bandit,
     )
 }

@@ -1,0 +1,48 @@
+"""The league of all recipes on prompts that share parameters; scored on prompts held out."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sim.lab.exact import Policy, pass_at_k
+from sim.lab.experiment import Experiment, Profile
+from sim.lab.league import CRITERIA, EFFECT, TEST, judge_league, measure_league
+from sim.lab.league_view import CAPTION, scatter
+from sim.lab.tables import Tables
+from sim.lab.task import Task
+from sim.lab.tasks import prompt_set
+from sim.lab.tuning import Setting
+
+
+def held_out(task: Task, policy: Policy) -> dict[str, Tensor]:
+    """pass@64 on the prompts held out."""
+    success = policy.mean(task.correct.double())[:, task.training :]
+    return {"held_out@64": pass_at_k(success, (64,))[..., 0].mean(-1)}
+
+
+def measure(profile: Profile) -> Tables:
+    """Prompts from easy to hard, four at a time; others on the same grid are held out."""
+    setting = Setting(
+        task=lambda seeds: prompt_set(seeds, prompts=24, features=8),
+        steps=profile.pick(quick=6, full=30),
+        rates=(0.05, 0.1, 0.2, 0.4),
+        scores=("held_out", "held_out@64"),
+        groups=4,
+        probe=held_out,
+    )
+    return measure_league(setting, profile)
+
+
+EXPERIMENT = Experiment(
+    name="league",
+    title="League: held-out prompts",
+    claim="Methods that keep entropy up perform better than those that let it go.",
+    paper="the papers' common premise; a survey's open question whether entropy control matters",
+    effect=EFFECT,
+    test=TEST,
+    criteria=CRITERIA,
+    measure=measure,
+    judge=judge_league,
+    plot=scatter,
+    caption=CAPTION,
+)

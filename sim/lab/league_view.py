@@ -1,0 +1,134 @@
+"""The league to look at: entropy against performance, and the table in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+
+from sim.lab.figures import style
+from sim.lab.league import AT_1, AT_64, ROWS, mean
+from sim.lab.recipe_choices import CONTROLS
+from sim.lab.statistics import Interval
+from sim.lab.tables import Tables
+from sim.plots import panels
+
+__all__ = ["CAPTION", "markdown", "pareto", "scatter"]
+
+CAPTION = (
+    "A point is a recipe tuned for what the panel shows; its cross is the 95 % interval over "
+    "seeds. Named: GRPO, the survey's two compositions, and the recipes that no other beats in "
+    "both (Pareto-optimal). The table has all recipes, also with the papers' hyper-parameters."
+)
+ALWAYS = ("grpo", "starter", "advanced")
+
+
+def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Names that no other is at least as good as in both coordinates and better in one."""
+    return [
+        name
+        for name, (x, y) in points.items()
+        if not any(a >= x and b >= y and (a, b) != (x, y) for a, b in points.values())
+    ]
+
+
+def scatter(tables: Tables) -> Axes:
+    """Entropy kept and performance, for pass@1 and for pass@64."""
+    axes = panels(2, width=6.6, height=5.6)
+    for axis, row, score in zip(axes, (AT_1, AT_64), ("pass@1", "pass@64"), strict=True):
+        names = [str(name) for name in tables["runs"].values("recipe")]
+        found = {
+            name: (mean(tables, name, row, "kept"), mean(tables, name, row, score))
+            for name in names
+        }
+        optimal = pareto({name: (x.value, y.value) for name, (x, y) in found.items()})
+        for index, (label, of) in enumerate((("others", False), ("entropy control", True))):
+            part = {name: at for name, at in found.items() if (name in CONTROLS) == of}
+            look = {"color": style(index)["color"], "linestyle": "none"}
+            xs, ys = zip(*part.values(), strict=True)
+            axis.errorbar(
+                [x.value for x in xs],
+                [y.value for y in ys],
+                xerr=[_arms(xs, "low"), _arms(xs, "high")],
+                yerr=[_arms(ys, "low"), _arms(ys, "high")],
+                marker="os"[index],
+                markersize=5,
+                elinewidth=0.6,
+                label=label,
+                **look,
+            )
+        axis.plot(
+            *zip(*((x.value, y.value) for x, y in map(found.__getitem__, optimal)), strict=True),
+            "o",
+            markersize=12,
+            markerfacecolor="none",
+            markeredgecolor="0.2",
+            label="Pareto-optimal",
+        )
+        axis.set(xlabel="entropy kept, share of the start", ylabel=score, title=row)
+        axis.legend(frameon=False, fontsize="small", loc="lower right")
+        shown = dict.fromkeys([*optimal, *(name for name in ALWAYS if name in found)])
+        _name(axis, {name: (found[name][0].value, found[name][1].value) for name in shown})
+    return axes[0]
+
+
+def _arms(values: Sequence[Interval], end: str) -> list[float]:
+    """Lengths of error bars to one side."""
+    return [abs(getattr(value, end) - value.value) for value in values]
+
+
+def _name(axis: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Names in a column to the right, apart from each other, each with a line to its point."""
+    low, high = axis.get_ylim()
+    gap, place = 0.055 * (high - low), high
+    for name, (x, y) in sorted(points.items(), key=lambda point: -point[1][1]):
+        place = min(place - gap, y)
+        axis.annotate(
+            name,
+            (x, y),
+            (1.03, (place - low) / (high - low)),
+            textcoords="axes fraction",
+            fontsize="small",
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.7},
+        )
+    axis.set_ylim(low, high)
+
+
+def markdown(tables: Tables) -> str:
+    """A table of all recipes for each row of the league, the best pass@1 first."""
+    parts = []
+    for row in ROWS:
+        names = [str(name) for name in tables["runs"].values("recipe")]
+        means = {
+            name: {
+                measure: mean(tables, name, row, measure)
+                for measure in ("pass@1", "pass@64", "kept", "kl", "to 90 %", "sampled", "updates")
+            }
+            for name in names
+        }
+        score = "pass@64" if row == AT_64 else "pass@1"
+        optimal = pareto({n: (m["kept"].value, m[score].value) for n, m in means.items()})
+        parts += [
+            f"### {row[0].upper()}{row[1:]}\n",
+            "| recipe | pass@1 | pass@64 | entropy kept | KL, nats | responses to 90 % "
+            "| responses | updates |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for name in sorted(names, key=lambda name: -means[name][score].value):
+            cells = [
+                *(_cell(means[name][measure], 3) for measure in ("pass@1", "pass@64", "kept")),
+                _cell(means[name]["kl"], 2),
+                _cell(means[name]["to 90 %"], 0),
+                *(f"{means[name][measure].value:.0f}" for measure in ("sampled", "updates")),
+            ]
+            label = f"**`{name}`**" if name in optimal else f"`{name}`"
+            parts.append(f"| {label} | {' | '.join(cells)} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _cell(value: Interval, digits: int) -> str:
+    half = (value.high - value.low) / 2
+    return f"{value.value:.{digits}f} ± {half:.{digits}f}"
