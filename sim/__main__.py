@@ -11,6 +11,7 @@ from sim.covariance.command import covariance
 from sim.demo import demo
 from sim.lab.command import list_experiments, report, run
 from sim.rlvr.command import rlvr
+from sim.rlvr.compare_command import rlvr_compare
 from sim.rlvr.routing_command import routing
 from sim.theorem1.command import theorem1
 
@@ -18,6 +19,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "theorem1": theorem1,
     "covariance": covariance,
     "rlvr": rlvr,
+    "rlvr-compare": rlvr_compare,
     "routing": routing,
     "demo": demo,
     "run": run,
