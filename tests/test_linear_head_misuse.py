@@ -216,3 +216,22 @@ def test_what_cannot_be_a_loss_is_named(change: dict[str, Any], message: str) ->
     arguments["token_loss"] = lambda s, rows: s.logp
     with pytest.raises((TypeError, ValueError), match=re.escape(message)):
         linear_token_loss(**(arguments | change))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_the_same_bits_at_any_chunk_size(dtype: torch.dtype, device: torch.device) -> None:
+    """Where the matrix product gives a row the same logits at any height, as here, where they are
+    small whole numbers. Catches statistics of a row that depend on its neighbours in the chunk."""
+    generator = torch.Generator().manual_seed(1)
+
+    def whole_numbers(*shape: int) -> Tensor:
+        return torch.randint(-2, 3, shape, generator=generator).to(dtype).to(device)
+
+    hidden, weight = whole_numbers(23, 40), whole_numbers(20011, 40)
+    tokens = torch.randint(20011, (23,), generator=generator).to(device)
+    truth = token_stats(hidden @ weight.T, tokens, temperature=0.7, extras=True)
+    for chunk in (1, 2, 7, 22, 23, 1000):
+        stats = linear_token_stats(
+            *(hidden, weight, tokens), temperature=0.7, chunk_tokens=chunk, extras=True
+        )
+        assert all(torch.equal(a, b) for a, b in zip(stats[:7], truth[:7], strict=True))
