@@ -46,7 +46,8 @@ def key_of(experiment: Experiment, profile: Profile) -> str:
     library = Path(entropy_ext.__file__).parent
     paths = {own, ROOT.parent / "tabular.py", *ROOT.glob("*.py"), *ROOT.glob("tasks/*.py")}
     # How results are kept, shown and commanded does not change them.
-    paths -= {ROOT / f"{name}.py" for name in ("store", "runner", "command", "figures", "league_view")}
+    shown = ("store", "runner", "command", "figures", "league_view")
+    paths -= {ROOT / f"{name}.py" for name in shown}
     used = set(library.rglob("*.py")) - set((library / "integrations").rglob("*.py"))
     for path in [*sorted(paths), *sorted(used)]:
         digest.update(path.read_bytes())

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from sim.lab.experiment import Experiment, Profile
 from sim.lab.league import CRITERIA, EFFECT, TEST, judge_league, measure_league
 from sim.lab.league_view import CAPTION, scatter
 from sim.lab.tables import Tables
+from sim.lab.task import Task
 from sim.lab.tasks import needle
 from sim.lab.tuning import Setting
+
+
+def taught(seeds: Sequence[int]) -> Task:
+    """A needle whose teacher, which LUFFY alone listens to, knows the right arm."""
+    task = needle(seeds, prior=0.002)
+    return replace(task, teacher=task.correct.double())
 
 
 def measure(profile: Profile) -> Tables:
     """One right arm of probability 0.002: what is not found is not learnt."""
     setting = Setting(
-        task=lambda seeds: needle(seeds, prior=0.002),
+        task=taught,
         steps=profile.pick(quick=10, full=40),
         rates=(0.05, 0.1, 0.2, 0.4),
         scores=("pass@1", "pass@64"),
