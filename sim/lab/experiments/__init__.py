@@ -11,6 +11,7 @@ from sim.lab.experiments import (
     covariance_positive,
     data_diversity,
     data_domain,
+    deepseek_staleness,
     dr_grpo_bias,
     dynamic_sampling,
     entropic_plant,
@@ -83,5 +84,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         league,
         league_tree,
         league_bandit,
+        deepseek_staleness,
     )
 }
