@@ -40,6 +40,7 @@ from sim.lab.experiments import (
     steer_prediction,
     support_replay,
     token_level_loss,
+    unlikeliness,
     vapo_ablations,
 )
 
@@ -85,5 +86,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         league_tree,
         league_bandit,
         deepseek_staleness,
+        unlikeliness,
     )
 }
