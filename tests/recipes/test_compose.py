@@ -123,6 +123,39 @@ def test_the_best_of_k_as_a_part():
         recipes.compose("pass_at_k", "dr_grpo")
 
 
+@pytest.mark.parametrize(
+    ("part", "neutral", "recipe"),
+    [
+        ("clip_higher", {"clip_high": 0.2}, "grpo"),
+        ("dynamic_sampling", {}, "grpo"),
+        ("semantic_curriculum", {"stages": 1}, "grpo"),
+        ("positive_nll", {"nll_coef": 0.0}, "grpo"),
+        ("sequence_mask", {"off_policy_threshold": None}, "grpo"),
+        ("mean_baseline", {"aggregation": "seq-mean-token-sum-norm"}, "dr_grpo"),
+    ],
+)
+def test_a_part_s_neutral_value(part, neutral, recipe):
+    assert_same(recipes.compose("grpo", part, **neutral), recipes.get(recipe))
+
+
+def test_parts_act():
+    """A likelihood term of −logp over the two tokens of the right answer; a stale wrong one out."""
+    rollout = case(
+        [[1, 1], [1, 0]],
+        correct=torch.tensor([True, False]),
+        rewards=table([1.0, 0.0]),
+        rollout_logp=table([[-1.0, -1.0], [-0.2, 0.0]]),
+    )
+    plain = step(recipes.get("grpo"), rollout)
+    liked = step(recipes.compose("grpo", "positive_nll", nll_coef=0.5), rollout)
+    assert liked.loss - plain.loss == pytest.approx(0.5)
+    added = (liked.gradient - plain.gradient).flatten().tolist()
+    assert added == pytest.approx([-0.25, -0.25, 0, 0])
+    masked = step(recipes.compose("grpo", "sequence_mask"), rollout)
+    assert masked.gradient[1].abs().max() == 0 < plain.gradient[1].abs().max()
+    assert torch.equal(masked.gradient[0], plain.gradient[0])
+
+
 def test_one_part_is_itself_and_what_a_group_needs_is_kept():
     assert_same(recipes.compose("dapo"), recipes.get("dapo"))
     assert_same(recipes.compose("grpo", "dr_grpo"), recipes.get("dr_grpo"))

@@ -7,6 +7,7 @@ import torch
 
 from entropy_ext import TokenStats, recipes
 from entropy_ext.rl import Rollout
+from tests.recipe_cases import assert_same
 
 
 def _rollout(mask, **changes):
@@ -55,6 +56,16 @@ def test_tokens_count_alike_whatever_the_length():
     plan = recipe.prepare(None, rollout, targets)
     loss = plan.aggregate(recipe.token_loss(stats, rollout, targets, plan).loss)
     assert loss.item() == pytest.approx((-3 + 1) / 4)
+
+
+def test_without_its_four_changes_it_is_grpo():
+    """Symmetric clip, no filter, mean per response, no penalty on length."""
+    options = {"clip_high": 0.2, "dynamic_sampling": False, "overlong_factor": 0.0}
+    recipe = recipes.get("dapo", aggregation="seq-mean-token-mean", **options)
+    assert_same(recipe, recipes.get("grpo"))
+    rollout = _rollout([[1, 1]] * 2)
+    assert recipe.keep(rollout).all()
+    assert recipe.shape_rewards(rollout) is rollout.rewards
 
 
 def test_keep_by_correctness():

@@ -9,6 +9,7 @@ from entropy_ext import recipes
 from entropy_ext.recipes import StepActions
 from entropy_ext.rl.losses import kl_penalty
 from entropy_ext.rl.rewards import cosine_length, truncated_reward
+from tests.recipe_cases import assert_same
 from tests.recipe_runs import loss, make_logits, make_rollout, make_values, prepare
 
 
@@ -83,6 +84,11 @@ def test_without_penalty_v1_is_dapo_with_a_wider_clip():
     dapo = recipes.get("dapo", clip_high=0.4, overlong_factor=0)
     total, expected = (loss(r, logits, prepare(r, logits, rollout)) for r in (ours, dapo))
     assert total.item() == expected.item()
+
+
+def test_without_penalty_v2_is_reinforce_pp_with_a_wider_clip():
+    ours = recipes.get("prorl", version="v2", kl_coef=0.0)
+    assert_same(ours, recipes.get("reinforce_pp", baseline="group", clip_high=0.27))
 
 
 def test_v2_whitens_over_the_tokens_of_the_batch():
