@@ -1,4 +1,4 @@
-"""Every recipe has its file, its test, its row in docs/methods.md, and its arguments explained."""
+"""Every recipe has its file, its test, a row in docs/methods.md and its arguments explained."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from entropy_ext import recipes
+from sim.lab.experiments import EXPERIMENTS
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = ROOT / "docs" / "methods.md"
@@ -27,6 +28,11 @@ def _row(name):
     rows = [line for own, line in _rows() if own == name]
     assert len(rows) == 1, f"docs/methods.md: expected one row for `{name}`, found {len(rows)}"
     return rows[0]
+
+
+def _cells(row):
+    """Of a row; a bar within a cell is written \\|."""
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
 
 
 @every_recipe
@@ -61,6 +67,20 @@ def test_every_argument_is_explained(name):
             assert re.search(rf"^    {argument}: \S", explained, re.MULTILINE), argument
             if parameter.kind is not parameter.VAR_KEYWORD:
                 assert parameter.kind is parameter.KEYWORD_ONLY
+
+
+@every_recipe
+def test_row_says_what_the_simulator_shows(name):
+    """A phrase and, in backticks, the experiments that it rests on, which must exist."""
+    heading = next(x for x in METHODS.read_text().splitlines() if x.startswith("| recipe | "))
+    last = _cells(heading)[-1]
+    assert last == "what the simulator shows"
+    cells = _cells(_row(name))
+    assert len(cells) == len(_cells(heading))
+    experiments = re.findall(r"`([^`]+)`", cells[-1])
+    assert experiments
+    assert set(experiments) <= EXPERIMENTS.keys()
+    assert re.search(r"\w", re.sub(r"`[^`]+`", "", cells[-1]))
 
 
 def test_rows_are_in_the_order_of_the_recipes():
