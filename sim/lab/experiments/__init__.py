@@ -24,6 +24,7 @@ from sim.lab.experiments import (
     league,
     league_bandit,
     league_tree,
+    luffy_shaping,
     minirl_mismatch,
     neutral_update,
     off_policy_updates,
@@ -87,5 +88,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         league_bandit,
         deepseek_staleness,
         unlikeliness,
+        luffy_shaping,
     )
 }
