@@ -20,6 +20,8 @@ CAPTION = (
     "seeds. Named: GRPO, the survey's two compositions, and the recipes that no other beats in "
     "both (Pareto-optimal). The table has all recipes, also with the papers' hyper-parameters."
 )
+GAP = 0.05
+"""between names, share of the height"""
 ALWAYS = ("grpo", "starter", "advanced")
 
 
@@ -66,7 +68,9 @@ def scatter(tables: Tables) -> Axes:
             label="Pareto-optimal",
         )
         axis.set(xlabel="entropy kept, share of the start", ylabel=score, title=row)
-        axis.legend(frameon=False, fontsize="small", loc="lower right")
+        axis.legend(
+            frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3
+        )
         shown = dict.fromkeys([*optimal, *(name for name in ALWAYS if name in found)])
         _name(axis, {name: (found[name][0].value, found[name][1].value) for name in shown})
     return axes[0]
@@ -80,13 +84,19 @@ def _arms(values: Sequence[Interval], end: str) -> list[float]:
 def _name(axis: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     """Names in a column to the right, apart from each other, each with a line to its point."""
     low, high = axis.get_ylim()
-    gap, place = 0.055 * (high - low), high
-    for name, (x, y) in sorted(points.items(), key=lambda point: -point[1][1]):
-        place = min(place - gap, y)
+    names = sorted(points, key=lambda name: -points[name][1])
+    places: list[float] = []
+    for name in names:
+        wanted = (points[name][1] - low) / (high - low)
+        places.append(min(wanted, places[-1] - GAP if places else 1.0))
+    for index in reversed(range(len(places))):
+        lowest = places[index + 1] + GAP if index + 1 < len(places) else 0.0
+        places[index] = max(places[index], lowest)
+    for name, place in zip(names, places, strict=True):
         axis.annotate(
             name,
-            (x, y),
-            (1.03, (place - low) / (high - low)),
+            points[name],
+            (1.03, place),
             textcoords="axes fraction",
             fontsize="small",
             va="center",

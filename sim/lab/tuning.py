@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from entropy_ext.recipes import Recipe
+from sim.lab.exact import Policy, pass_at_k
 from sim.lab.harness import Trainer
 from sim.lab.measures import Probe
 from sim.lab.task import Task
 
-__all__ = ["Config", "Options", "Setting", "final", "run", "tune"]
+__all__ = ["Config", "Options", "Setting", "final", "held_out", "run", "tune"]
 
 Options: TypeAlias = Mapping[str, Any]
 
@@ -150,3 +151,9 @@ def tune(
             for rate, scores in zip(setting.rates, zip(*each, strict=True), strict=True)
         ]
     return found
+
+
+def held_out(task: Task, policy: Policy) -> dict[str, Tensor]:
+    """held_out@64: pass@64 on the prompts held out, [N]."""
+    success = policy.mean(task.correct.double())[:, task.training :]
+    return {"held_out@64": pass_at_k(success, (64,))[..., 0].mean(-1)}

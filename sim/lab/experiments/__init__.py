@@ -5,6 +5,10 @@ from __future__ import annotations
 from sim.lab.experiment import Experiment
 from sim.lab.experiments import (
     bcpg_beta,
+    care_data,
+    care_length,
+    care_masking,
+    care_model,
     chain_rule,
     clip_thresholds,
     covariance_control,
@@ -86,6 +90,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         league,
         league_tree,
         league_bandit,
+        care_data,
+        care_length,
+        care_model,
+        care_masking,
         deepseek_staleness,
         unlikeliness,
         luffy_shaping,

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from sim.lab.exact import Policy, pass_at_k
 from sim.lab.experiment import Experiment, Profile
 from sim.lab.league import CRITERIA, EFFECT, TEST, judge_league, measure_league
 from sim.lab.league_view import CAPTION, scatter
 from sim.lab.tables import Tables
-from sim.lab.task import Task
 from sim.lab.tasks import prompt_set
-from sim.lab.tuning import Setting
-
-
-def held_out(task: Task, policy: Policy) -> dict[str, Tensor]:
-    """pass@64 on the prompts held out."""
-    success = policy.mean(task.correct.double())[:, task.training :]
-    return {"held_out@64": pass_at_k(success, (64,))[..., 0].mean(-1)}
+from sim.lab.tuning import Setting, held_out
 
 
 def measure(profile: Profile) -> Tables:

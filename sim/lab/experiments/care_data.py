@@ -1,0 +1,54 @@
+"""Does control pay with little data more than with much?"""
+
+from __future__ import annotations
+
+from sim.lab.care import (
+    CAPTION,
+    EFFECT,
+    TEST,
+    Condition,
+    criteria,
+    judge_care,
+    measure_care,
+    plot_care,
+)
+from sim.lab.experiment import Experiment, Profile
+from sim.lab.tables import Tables
+from sim.lab.tasks import prompt_set
+from sim.lab.tuning import Setting, held_out
+
+
+def _setting(prompts: int, steps: int) -> Setting:
+    return Setting(
+        task=lambda seeds: prompt_set(seeds, prompts=prompts),
+        steps=steps,
+        rates=(0.05, 0.1, 0.2, 0.4),
+        scores=("held_out", "held_out@64"),
+        groups=4,
+        probe=held_out,
+    )
+
+
+def _conditions(quick: bool) -> tuple[Condition, Condition]:
+    steps = 6 if quick else 30
+    return Condition("4 prompts", _setting(4, steps)), Condition("32 prompts", _setting(32, steps))
+
+
+def measure(profile: Profile) -> Tables:
+    """As many responses of four prompts or of 32."""
+    return measure_care(_conditions(profile.name == "quick"), profile)
+
+
+EXPERIMENT = Experiment(
+    name="care_data",
+    title="When to care: little data",
+    claim="Explicit entropy control is needed with limited data, and hardly with abundant data.",
+    paper="the survey's table on when to care about entropy",
+    effect=EFFECT,
+    test=TEST,
+    criteria=criteria(*_conditions(quick=False)),
+    measure=measure,
+    judge=judge_care,
+    plot=plot_care,
+    caption=CAPTION,
+)
