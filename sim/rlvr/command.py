@@ -143,8 +143,8 @@ def rlvr(
 
 def _listing() -> Table:
     table = Table(title="Recipes, with their defaults")
-    for heading in ("recipe", "paper", "", "needs"):
-        table.add_column(heading)
+    for heading in ("recipe", "paper", "", "group", "updates", "needs"):
+        table.add_column(heading, justify="right" if heading in ("group", "updates") else "left")
     for name in RECIPES:
         table.add_row(*summary(name))
     return table

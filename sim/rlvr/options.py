@@ -54,8 +54,9 @@ def configured(name: str, options: Mapping[str, Any]) -> Recipe:
         raise ValueError(f"recipe {name}: {error}") from error
 
 
-def summary(name: str) -> tuple[str, str, str, str]:
-    """Name, paper, first line of the description, and what it needs with its defaults.
+def summary(name: str) -> tuple[str, str, str, str, str, str]:
+    """Name, paper, first line of the description, responses per prompt, optimizer steps per
+    rollout, and what it needs with its defaults.
 
     That is optional Rollout fields, and where they are there: stored data, value pre-training, and
     a survey of semantic entropy.
@@ -66,7 +67,14 @@ def summary(name: str) -> tuple[str, str, str, str]:
     needs += ["value pre-training"] * (recipe.value_pretraining > 0)
     needs += ["survey of prompts"] * chooses_prompts(recipe)
     line = (type(recipe).__doc__ or "").strip().partition("\n")[0]
-    return name, recipe.paper, line.removesuffix("."), ", ".join(needs) or "–"
+    return (
+        name,
+        recipe.paper,
+        line.removesuffix("."),
+        str(recipe.sampling.group_size),
+        str(recipe.minibatches * recipe.epochs),
+        ", ".join(needs) or "–",
+    )
 
 
 def chooses_prompts(recipe: Recipe) -> bool:

@@ -29,8 +29,12 @@ def routing(
     steps: Annotated[int, typer.Option(min=1, help="Training steps of each run.")] = 30,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     prompts: Annotated[int, typer.Option(min=1, help="Groups per step.")] = 64,
-    group_size: Annotated[int, typer.Option(min=1, help="Responses per prompt.")] = 16,
-    minibatches: Annotated[int, typer.Option(min=1, help="Optimizer steps per step.")] = 4,
+    group_size: Annotated[
+        int | None, typer.Option(min=1, help="Responses per prompt; the recipe's own.")
+    ] = None,
+    minibatches: Annotated[
+        int | None, typer.Option(min=1, help="Optimizer steps per step; the recipe's own.")
+    ] = None,
     learning_rate: Annotated[float, typer.Option(min=0.0)] = 1e-4,
     experts: Annotated[int, typer.Option(min=2, help="Feed-forward networks per layer.")] = 2,
     sampler_dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",

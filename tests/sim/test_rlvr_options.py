@@ -76,6 +76,12 @@ def test_the_list_shows_every_recipe_and_its_needs():
     assert "step_correct, stored responses" in rows["bcpg_nsa"]
     assert "ref_logp, survey of prompts" in rows["sent"]
     assert "2504.05118" in rows["vapo"]
+    sizes = {name: [cell.strip() for cell in rows[name].split("│")[4:6]] for name in RECIPES}
+    assert (sizes["opo"], sizes["dapo"], sizes["unlikeliness"]) == (
+        ["16", "1"],
+        ["16", "16"],
+        ["32", "2"],
+    )
 
 
 def test_a_wrong_argument_is_told_on_the_command_line(tmp_path):
