@@ -40,6 +40,7 @@ from sim.lab.experiments import (
     reward_entropy_law,
     sampled_update,
     seed_scaling,
+    sent_curriculum,
     sign_table,
     skywork_controller,
     steer_prediction,
@@ -97,5 +98,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         deepseek_staleness,
         unlikeliness,
         luffy_shaping,
+        sent_curriculum,
     )
 }
