@@ -92,7 +92,10 @@ def plot(tables: Tables) -> Axes:
     """Entropy and paid reward look alike; the truth does not."""
     labels = {"reward": "reward that is paid", "pass@1": "right answers, share"}
     arms = [CLEAN, NOISE, "paid alike, GRPO", *(f"paid double, {method}" for method in METHODS)]
-    return curves(tables, ("entropy", "reward", "pass@1"), labels=labels, arms=arms)
+    axis = curves(tables, ("entropy", "reward", "pass@1"), labels=labels, arms=arms)
+    # Room for the legend.
+    axis.set_ylim(0, 1.5)
+    return axis
 
 
 EXPERIMENT = Experiment(

@@ -13,12 +13,13 @@ from entropy_ext.rl.advantages import group_mean, leave_one_out, opo
 from sim.lab.compare import AT_LEVEL, arm, compare, difference
 from sim.lab.exact import Policy
 from sim.lab.experiment import Criterion, Experiment, Profile
-from sim.lab.figures import curves
+from sim.lab.figures import lines
 from sim.lab.gradients import baseline, group_noise, score_vectors, variance
 from sim.lab.statistics import Interval, interval
 from sim.lab.tables import Table, Tables
 from sim.lab.task import Task
 from sim.lab.tasks import token_tree
+from sim.plots import COLOURS, panels
 
 LEVEL, GROUP, GROUPS = 0.6, 8, 400
 LONG: dict[str, Any] = {"vocab": 3, "max_length": 5, "answers": 4, "end": True, "end_bias": -1.0}
@@ -93,8 +94,27 @@ def judge(tables: Tables) -> Sequence[Interval]:
 
 
 def plot(tables: Tables) -> Axes:
-    """Training; the variances are in the table."""
-    return curves(tables, ("entropy", "kl", "reward"))
+    """Training, and the variances."""
+    entropy, kl, axis = panels(3, width=4.2, height=3.5)
+    lines(entropy, tables, "entropy")
+    lines(kl, tables, "kl")
+    for index, lengths in enumerate((WRONG, RIGHT)):
+        rows = tables["variance"].where(lengths=lengths)
+        names = [str(name) for name in rows.values("baseline") if not str(name).startswith("group")]
+        found = [interval(rows.numbers("value", baseline=name)) for name in names]
+        axis.errorbar(
+            [place + 0.15 * index for place in range(len(names))],
+            [measured.value for measured in found],
+            yerr=[measured.high - measured.value for measured in found],
+            fmt="os"[index],
+            color=COLOURS[index],
+            label=lengths,
+        )
+    axis.set_xticks(range(len(names)), names)
+    axis.set(xlabel="baseline", ylabel="exact variance over that with the mean", ylim=(0, None))
+    for legend in (entropy, axis):
+        legend.legend(frameon=False, fontsize="small")
+    return entropy
 
 
 EXPERIMENT = Experiment(
@@ -123,8 +143,8 @@ EXPERIMENT = Experiment(
     measure=measure,
     judge=judge,
     plot=plot,
-    caption="Training, OPO's baseline in all arms. In the table of variances “group” is over the "
-    "squared signal along the true gradient, the others are over that with the mean.",
+    caption="Training with OPO's baseline in all arms; variances at the start of single trees. In "
+    "their table “group” is the variance of a group's gradient over its squared signal.",
     revisions=(
         "2026-11-23, no bound changed: the full run from 60 to 25 steps, for after 60 both arms "
         "had lost all but a tenth of their entropy, and its end told nothing.",
