@@ -12,6 +12,7 @@ from entropy_ext.recipes.cispo import Cispo
 from entropy_ext.recipes.clip_cov import ClipCov
 from entropy_ext.recipes.clip_higher import ClipHigher
 from entropy_ext.recipes.combine import check_options, combine
+from entropy_ext.recipes.cosine_length import CosineLength
 from entropy_ext.recipes.dapo import Dapo
 from entropy_ext.recipes.deepseek_v32 import DeepSeekV32
 from entropy_ext.recipes.dppo import DppoKL, DppoTV
@@ -67,6 +68,7 @@ __all__ = [
     "Cispo",
     "ClipCov",
     "ClipHigher",
+    "CosineLength",
     "Dapo",
     "DeepSeekV32",
     "DppoKL",
@@ -167,6 +169,7 @@ RECIPES: dict[str, type[Recipe]] = {
 
 PARTS: dict[str, type[Recipe]] = {
     "clip_higher": ClipHigher,
+    "cosine_length": CosineLength,
     "dynamic_sampling": DynamicSampling,
     "mean_baseline": MeanBaseline,
     "pass_at_k": PassAtK,

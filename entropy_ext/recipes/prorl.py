@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
-from torch import Tensor
-
+from entropy_ext.recipes.cosine_length import CosineLength
 from entropy_ext.recipes.dynamic_sampling import DynamicSampling
 from entropy_ext.recipes.types import Group, Sampling, StepActions, Targets
 from entropy_ext.rl.advantages import batch_whiten, group_mean
 from entropy_ext.rl.aggregate import Aggregation
 from entropy_ext.rl.checks import check_bound, check_choice, check_flag
 from entropy_ext.rl.controllers import ReferenceReset
-from entropy_ext.rl.precision import at_least_float32
-from entropy_ext.rl.rewards import cosine_length
 from entropy_ext.rl.rollout import Rollout
 
 __all__ = ["ProRL"]
@@ -26,10 +23,9 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "v2": {"clip_high": 0.27, "kl_coef": 1e-4, "kl_estimator": "k2", "kl_max": 10.0},
 }
 _RESETS: dict[str, dict[str, Any]] = {"v1": {"patience": 3}, "v2": {"every": 500}}
-"""v1 says nothing of how long a score must stall, v2 every 200 to 500 steps"""
 
 
-class ProRL(DynamicSampling):
+class ProRL(CosineLength, DynamicSampling):
     """Prolonged Reinforcement Learning.
 
     Against GRPO: clip-higher, a token mean and groups without right and wrong answers dropped, as
@@ -40,10 +36,10 @@ class ProRL(DynamicSampling):
 
     v1: "ProRL: Prolonged Reinforcement Learning Expands Reasoning Boundaries in Large Language
     Models" (arXiv 2505.24864), 256 prompts × 16 at temperature 1.2. v2: "Scaling LLM Reinforcement
-    Learning with Prolonged Training Using ProRL v2" (NVIDIA, August 2025) and its NeMo-RL and
-    OpenRLHF recipes, whose filter on the ratio of trainer and sampler is
-    `compose("prorl", "masked_is", version="v2")`. Not verified: v1's kl_coef and estimator, how
-    long a score must stall, what a spike is, v2's cosine term and its weight.
+    Learning with Prolonged Training Using ProRL v2" (NVIDIA, August 2025: a reset every 200 to
+    500 steps) and its NeMo-RL and OpenRLHF recipes, whose filter on the ratio of trainer and
+    sampler is `compose("prorl", "masked_is", version="v2")`. Not verified: v1's kl_coef and
+    estimator, how long a score must stall, what a spike of the divergence is.
 
     Args:
         version: "v1" or "v2"; sets clip_high, kl_coef, kl_estimator, kl_max and the resets.
@@ -51,10 +47,7 @@ class ProRL(DynamicSampling):
         reset_patience: validations without gain, or None.
         reset_kl: divergence from the reference, nats per token, or None.
         reset_optimizer: with each reset; None takes the version's.
-        cosine_coef: weight of v2's reward for brevity; 0 leaves it out.
-        cosine_on: steps with it, then
-        cosine_off: steps without it.
-        options: the remaining arguments of `Recipe`.
+        options: the remaining arguments of `CosineLength`, v2's reward for brevity, off by default.
     """
 
     name: ClassVar[str] = "prorl"
@@ -70,9 +63,6 @@ class ProRL(DynamicSampling):
         reset_patience: int | None = None,
         reset_kl: float | None = None,
         reset_optimizer: bool | None = None,
-        cosine_coef: float = 0.0,
-        cosine_on: int = 100,
-        cosine_off: int = 500,
         **options: Any,
     ) -> None:
         check_choice("version", version, get_args(ProRLVersion))
@@ -88,18 +78,6 @@ class ProRL(DynamicSampling):
         self.resets = ReferenceReset(**(given or _RESETS[version]))
         anew = version == "v1" if reset_optimizer is None else reset_optimizer
         self.reset_optimizer = check_flag("reset_optimizer", anew)
-        self.cosine_coef = check_bound("cosine_coef", cosine_coef, at_least=0, finite=True)
-        self.cosine_on = check_bound("cosine_on", cosine_on, at_least=0, integer=True)
-        check_bound("cosine_off", cosine_off, at_least=0 if cosine_on else 1, integer=True)
-        self.cosine_period = cosine_on + cosine_off
-
-    def shape_rewards(self, rollout: Rollout) -> Tensor:
-        """Rewards, with the cosine term while it is on."""
-        if self.cosine_coef == 0 or rollout.step % self.cosine_period >= self.cosine_on:
-            return rollout.rewards
-        term = cosine_length(rollout.lengths, rollout.max_length)
-        rewards = at_least_float32(rollout.rewards)
-        return rewards + self.cosine_coef * term.to(rewards.dtype)
 
     def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
         """GRPO's in v1; in v2 rewards above the group's mean, whitened over the batch."""

@@ -130,6 +130,7 @@ def test_the_best_of_k_as_a_part():
         ("dynamic_sampling", {}, "grpo"),
         ("semantic_curriculum", {"stages": 1}, "grpo"),
         ("positive_nll", {"nll_coef": 0.0}, "grpo"),
+        ("cosine_length", {}, "grpo"),
         ("sequence_mask", {"off_policy_threshold": None}, "grpo"),
         ("mean_baseline", {"aggregation": "seq-mean-token-sum-norm"}, "dr_grpo"),
     ],
