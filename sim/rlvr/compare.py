@@ -41,7 +41,7 @@ class Scale:
     """responses to each prompt"""
     minibatches: int | None = 4
     """optimizer steps per training step and epoch; None: the recipe's own"""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-4
     """of AdamW"""
     hidden_size: int = 64
     """of the transformer"""

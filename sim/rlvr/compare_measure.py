@@ -15,7 +15,10 @@ from sim.rlvr.model import response_stats
 from sim.rlvr.sampling import Samples, sample
 from sim.rlvr.task import ChainSum
 
-__all__ = ["FORKING", "measure"]
+__all__ = ["END", "FORKING", "measure"]
+
+END = "↵"
+"""stands for the end of a response"""
 
 FORKING = 0.2
 """share of the untrained policy's tokens that count as forking: those of highest entropy"""
@@ -114,5 +117,5 @@ def _profile(
 def _shown(held_out: ChainSum, token: int) -> str:
     """The character, or a sign for the end of the response, or for no character at all."""
     if token == held_out.tokenizer.eos:
-        return "\N{SYMBOL FOR END OF TEXT}"
+        return END
     return held_out.tokenizer.decode([token])

@@ -19,8 +19,8 @@ td, th {{ padding: 3px 12px; text-align: right; border-bottom: 1px solid #ddd;
 tr:first-child th {{ white-space: normal; vertical-align: bottom; }}
 td:first-child, th:first-child {{ text-align: left; }}
 tr:not(:first-child) th {{ font-weight: 500; }}
-.profiles {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr));
-  gap: 1rem 1.5rem; }}
+.profiles {{ display: flex; flex-wrap: wrap; gap: 1rem 2rem; }}
+.recipe {{ min-width: 16rem; }}
 h4 {{ margin: 0.4rem 0; border-left: 6px solid; padding-left: 0.5rem; }}
 .line {{ margin: 5px 0; white-space: nowrap; }}
 .prompt {{ font: 16px monospace; color: #555; margin-right: 6px; }}

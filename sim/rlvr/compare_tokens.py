@@ -8,6 +8,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.colors import to_hex
 
+from sim.rlvr.compare_measure import END
+
 __all__ = ["legend", "profile"]
 
 _DARKEST = 0.85
@@ -45,8 +47,8 @@ def legend(top: float, forking_above: float) -> str:
     example = f'<span class="token fork" style="{_paint(0.7 * top, top)}">7</span>'
     return f"""<p class="legend">Entropy of the distribution that a token was drawn from, nats:
 {swatches} &ensp; {example} forking token: entropy above {forking_above:.2f} nats, which a fifth of
-the tokens exceeded before training &ensp; ␃ end of the response &ensp; ✓ ✗ the checker's verdict.
-Point at a token for its numbers. The same problems for all recipes, seed 0.</p>"""
+the tokens exceeded before training &ensp; {END} end of the response &ensp; ✓ ✗ the checker's
+verdict. Point at a token for its numbers. The same problems for all recipes, seed 0.</p>"""
 
 
 def _token(
