@@ -13,6 +13,7 @@ from sim.lab.experiments import (
     clip_thresholds,
     covariance_control,
     covariance_positive,
+    covariance_strength,
     data_diversity,
     data_domain,
     deepseek_staleness,
@@ -99,5 +100,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         unlikeliness,
         luffy_shaping,
         sent_curriculum,
+        covariance_strength,
     )
 }
