@@ -13,7 +13,7 @@ from sim.lab.experiment import Criterion, Profile
 from sim.lab.figures import style
 from sim.lab.statistics import Interval, interval, paired
 from sim.lab.tables import Cell, Table, Tables
-from sim.lab.tuning import Options, Setting, final, run, tune
+from sim.lab.tuning import Options, Setting, Trial, final, run, tune
 from sim.plots import panels
 
 __all__ = [
@@ -80,10 +80,10 @@ def measure_care(conditions: Sequence[Condition], profile: Profile) -> Tables:
     runs: list[Sequence[Cell]] = []
     tuning: list[Sequence[Cell]] = []
     for name, setting, part in conditions:
-        task = setting.task(range(profile.seeds))
+        task, trial = setting.task(range(profile.seeds)), Trial.of(setting, seeds)
         for method, (recipe, choices) in METHODS.items():
             make = _maker(recipe, part)
-            tried = tune(make, choices[: profile.pick(quick=1, full=3)], setting, seeds)
+            tried = tune(make, choices[: profile.pick(quick=1, full=3)], setting, trial)
             for place, score in enumerate(SCORES):
                 values = [scores[place] for _, scores in tried]
                 config = tried[values.index(max(values))][0]

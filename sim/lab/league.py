@@ -16,7 +16,7 @@ from sim.lab.experiment import Criterion, Profile
 from sim.lab.recipe_choices import CHOICES, CONTROLS
 from sim.lab.statistics import Interval, interval, paired, rank_correlation
 from sim.lab.tables import Cell, Table, Tables
-from sim.lab.tuning import Config, Setting, final, run, tune
+from sim.lab.tuning import Config, Setting, Trial, final, run, tune
 
 __all__ = [
     "AT_1",
@@ -63,12 +63,13 @@ CRITERIA = (
 def measure_league(setting: Setting, profile: Profile) -> Tables:
     """Tables "runs" (recipe, row, seed, what was measured) and "tuning" (every configuration)."""
     task = setting.task(range(profile.seeds))
-    seeds = range(1000, 1000 + profile.pick(quick=3, full=6))
+    seeds = range(1000, 1000 + profile.pick(quick=2, full=6))
+    trial = Trial.of(setting, seeds)
     tuning: list[Sequence[Cell]] = []
     runs: dict[tuple[str, str], dict[str, Tensor]] = {}
     for name, make in recipes.RECIPES.items():
         choices = ({}, *CHOICES[name][: profile.pick(quick=0, full=2)])
-        tried = tune(make, choices, setting, seeds)
+        tried = tune(make, choices, setting, trial)
         tuning += [(name, str(config), *scores) for config, scores in tried]
         chosen = {DEFAULT: Config({}, RATE)}
         for place, row in enumerate((AT_1, AT_64)):

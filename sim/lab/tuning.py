@@ -16,7 +16,7 @@ from sim.lab.harness import Trainer
 from sim.lab.measures import Probe
 from sim.lab.task import Task
 
-__all__ = ["Config", "Options", "Setting", "final", "held_out", "run", "tune"]
+__all__ = ["Config", "Options", "Setting", "Trial", "final", "held_out", "run", "tune"]
 
 Options: TypeAlias = Mapping[str, Any]
 
@@ -123,32 +123,43 @@ def final(history: Mapping[str, Tensor], setting: Setting, name: str) -> Tensor:
     return result
 
 
+class Trial(NamedTuple):
+    """What configurations are tried on."""
+
+    task: Task
+    """the same seeds again and again, once for each learning rate"""
+    rates: Tensor
+    """of each of them"""
+
+    @classmethod
+    def of(cls, setting: Setting, seeds: Sequence[int]) -> Trial:
+        """Seeds that are not among those reported."""
+        task = setting.task([seed for _ in setting.rates for seed in seeds])
+        rates = torch.tensor(setting.rates, dtype=torch.float64)
+        return cls(task, rates.repeat_interleave(len(seeds)))
+
+
 def tune(
-    make: Callable[..., Recipe],
-    choices: Sequence[Options],
-    setting: Setting,
-    seeds: Sequence[int],
+    make: Callable[..., Recipe], choices: Sequence[Options], setting: Setting, trial: Trial
 ) -> list[tuple[Config, tuple[float, float]]]:
     """Every configuration with its mean scores when the budget was drawn.
 
     Args:
         make: makes the recipe from options.
         choices: hyper-parameters; each is tried at every learning rate.
-        setting: the task and how it is trained on.
-        seeds: others than those that are reported.
+        setting: how the task is trained on.
+        trial: the task of the tuning seeds.
     """
-    task = setting.task([seed for _ in setting.rates for seed in seeds])
-    rates = torch.tensor(setting.rates, dtype=torch.float64).repeat_interleave(len(seeds))
     found = []
     for options in choices:
-        history = run(make, options, setting, task, rates, points=8)
-        each = [
-            final(history, setting, score).view(-1, len(seeds)).mean(-1).tolist()
+        history = run(make, options, setting, trial.task, trial.rates, points=8)
+        first, second = (
+            final(history, setting, score).view(len(setting.rates), -1).mean(-1).tolist()
             for score in setting.scores
-        ]
+        )
         found += [
             (Config(options, rate), scores)
-            for rate, scores in zip(setting.rates, zip(*each, strict=True), strict=True)
+            for rate, scores in zip(setting.rates, zip(first, second, strict=True), strict=True)
         ]
     return found
 

@@ -30,7 +30,7 @@ def _setting(prompts: int, steps: int) -> Setting:
 
 
 def _conditions(quick: bool) -> tuple[Condition, Condition]:
-    steps = 6 if quick else 30
+    steps = 3 if quick else 24
     return Condition("4 prompts", _setting(4, steps)), Condition("32 prompts", _setting(32, steps))
 
 

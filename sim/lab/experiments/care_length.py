@@ -30,12 +30,12 @@ def _setting(steps: int) -> Setting:
 
 
 def _conditions(quick: bool) -> tuple[Condition, Condition]:
-    long, short = (12, 6) if quick else (90, 15)
+    long, short = (8, 3) if quick else (72, 12)
     return Condition("long training", _setting(long)), Condition("short training", _setting(short))
 
 
 def measure(profile: Profile) -> Tables:
-    """Twelve prompts for 15 steps or for 90."""
+    """Twelve prompts for 12 steps or for 72."""
     return measure_care(_conditions(profile.name == "quick"), profile)
 
 

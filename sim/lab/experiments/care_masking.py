@@ -31,7 +31,7 @@ def _setting(steps: int) -> Setting:
 
 
 def _conditions(quick: bool) -> tuple[Condition, Condition]:
-    setting = _setting(6 if quick else 30)
+    setting = _setting(3 if quick else 24)
     return Condition("no masking", setting), Condition("masking", setting, "masked_is")
 
 
@@ -43,7 +43,7 @@ def measure(profile: Profile) -> Tables:
 EXPERIMENT = Experiment(
     name="care_masking",
     title="When to care: masking",
-    claim="Where tokens of too different a sampler are masked, entropy needs no control of its own.",
+    claim="Where tokens of too different a sampler are masked, entropy needs no control.",
     paper="the survey's table on when to care about entropy",
     effect=EFFECT,
     test=TEST,

@@ -14,7 +14,7 @@ def measure(profile: Profile) -> Tables:
     """Prompts from easy to hard, four at a time; others on the same grid are held out."""
     setting = Setting(
         task=lambda seeds: prompt_set(seeds, prompts=24, features=8),
-        steps=profile.pick(quick=6, full=30),
+        steps=profile.pick(quick=3, full=24),
         rates=(0.05, 0.1, 0.2, 0.4),
         scores=("held_out", "held_out@64"),
         groups=4,

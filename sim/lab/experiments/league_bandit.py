@@ -24,7 +24,7 @@ def measure(profile: Profile) -> Tables:
     """One right arm of probability 0.002: what is not found is not learnt."""
     setting = Setting(
         task=taught,
-        steps=profile.pick(quick=10, full=40),
+        steps=profile.pick(quick=6, full=40),
         rates=(0.05, 0.1, 0.2, 0.4),
         scores=("pass@1", "pass@64"),
         groups=1,

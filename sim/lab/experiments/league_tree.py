@@ -14,7 +14,7 @@ def measure(profile: Profile) -> Tables:
     """Twelve prompts of 256 responses each, four at a time, about 1 % of them right."""
     setting = Setting(
         task=lambda seeds: token_tree(seeds, prompts=12, answers=64, success=0.01),
-        steps=profile.pick(quick=6, full=30),
+        steps=profile.pick(quick=3, full=24),
         rates=(0.05, 0.1, 0.2, 0.4),
         scores=("pass@1", "pass@64"),
         groups=4,
