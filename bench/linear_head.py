@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv as csv_files
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated
@@ -135,7 +135,7 @@ class Problem:
             "compile": torch.compile(eager, dynamic=False),
         }
         if hasattr(functional, "linear_cross_entropy"):
-            options = torch.nn.LinearCrossEntropyOptions()
+            options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=chunk)
 
             def pytorch() -> Tensor:
                 return functional.linear_cross_entropy(
@@ -161,6 +161,7 @@ def measure(
     device: torch.device,
     repeats: int,
     chunk: int | None = None,
+    only: Sequence[str] = (),
 ) -> list[HeadResult]:
     """Time all candidates on one problem, interleaved.
 
@@ -170,6 +171,10 @@ def measure(
         device: cpu or cuda.
         repeats: timed steps of each.
         chunk: tokens per chunk of ours; None takes the default.
+        only: candidates to time besides the bare products; none named takes all.
+
+    Raises:
+        ValueError: a candidate that does not exist.
     """
     problem = Problem(tokens, hidden, vocab, dtype, device)
     chunk = min(chunk_rows(problem.hidden, vocab, chunk), tokens)
@@ -180,8 +185,13 @@ def measure(
         synchronize = torch.cuda.synchronize
 
     calls = {FLOOR: Call(lambda turn: problem.bare())}
-    for name, forward in problem.candidates(chunk).items():
-        calls[name] = Call(problem.stepper(forward))
+    candidates = problem.candidates(chunk)
+    if unknown := sorted(set(only) - set(candidates)):
+        raise ValueError(
+            f"only: expected some of {', '.join(candidates)}; got {', '.join(unknown)}"
+        )
+    for name in only or candidates:
+        calls[name] = Call(problem.stepper(candidates[name]))
     samples = round_robin(calls, repeats=repeats, stopwatch=stopwatch, synchronize=synchronize)
     itemsize = DTYPES[dtype].itemsize
     needed = itemsize * (chunk * vocab + tokens * hidden + vocab * hidden)
@@ -254,6 +264,9 @@ def main(
     dtype: Annotated[str, typer.Option(help=f"Of {', '.join(DTYPES)}.")] = "float32",
     chunk: Annotated[int | None, typer.Option(min=1, help="Tokens per chunk.")] = None,
     repeats: Annotated[int, typer.Option(min=3)] = 5,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Besides the bare products; repeatable; default: all.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if there.")] = None,
     csv: Annotated[Path, typer.Option(help="Append rows here.")] = Path("runs/linear_head.csv"),
 ) -> None:
@@ -263,8 +276,12 @@ def main(
     console = wide_console()
     warn_if_busy(console)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    with console.status("measuring"):
-        results = measure(tokens, hidden, vocab, dtype, device=place, repeats=repeats, chunk=chunk)
+    sizes = (tokens, hidden, vocab, dtype)
+    try:
+        with console.status("measuring"):
+            results = measure(*sizes, device=place, repeats=repeats, chunk=chunk, only=only or ())
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     append_rows(csv, results)
     console.print(table_of(results))
     console.print(f"{len(results)} rows appended to {csv}", highlight=False)
