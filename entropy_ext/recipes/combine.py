@@ -62,9 +62,11 @@ def check_options(recipe: type[Recipe], options: Mapping[str, Any]) -> None:
     caller asks for may not.
     """
     general = inspect.signature(Recipe).parameters
-    asked = {name: value for name, value in options.items() if name in general}
     for hook in ("targets", "policy_loss"):
-        owner(recipe, hook)(**asked)
+        part = owner(recipe, hook)
+        # Its own arguments, too: what is asked for may only be right together with them.
+        known = general.keys() | inspect.signature(part).parameters.keys()
+        part(**{name: value for name, value in options.items() if name in known})
 
 
 def _restored(formula: Any) -> Recipe:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from entropy_ext import recipes
-from entropy_ext.recipes import PARTS, RECIPES, PromptStats, Recipe
+from entropy_ext.recipes import PARTS, RECIPES, PromptStats, Recipe, Sampling
 from entropy_ext.rl import group_zscore
 from tests.recipe_cases import assert_same, case, step, table
 from tests.recipe_runs import make_logits, make_rollout, prepare
@@ -119,6 +119,9 @@ def test_the_best_of_k_as_a_part():
     torch.testing.assert_close(one, scores, rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match="k: expected a number >= 1 and <= 15, got 16"):
         recipes.compose("grpo", "pass_at_k", k=16)
+    # Right together, though neither is beside the other's default.
+    small = recipes.compose("grpo", "pass_at_k", k=2, sampling=Sampling(group_size=3))
+    assert (small.k, small.sampling.group_size) == (2, 3)
     with pytest.raises(ValueError, match="dr_grpo and pass_at_k both override targets"):
         recipes.compose("pass_at_k", "dr_grpo")
 

@@ -11,7 +11,7 @@ from entropy_ext import recipes
 from entropy_ext.recipes import Recipe, Sampling, StepActions
 from sim.__main__ import app
 from sim.rlvr.model import build_model
-from sim.rlvr.run import run
+from sim.rlvr.run import Result, run
 from sim.rlvr.task import ChainSum
 from sim.rlvr.trainer import Trainer
 from tests.bits import same_bits
@@ -123,14 +123,26 @@ def test_another_run_s_directory_is_refused(tmp_path, warm):
     assert len(run(["grpo"], out=out, steps=2, **TINY).records["grpo"].rows) == 2
 
 
-def test_a_warm_up_that_falls_short_is_told(tmp_path):
-    """And three numbers have one digit unless told otherwise: with two it takes far longer."""
-    arguments = ["--recipe", "bcpg_nsa", "--steps", "1", "--prompts", "2", "--stored-prompts", "2"]
-    arguments += ["--warmup-steps", "1", "--out", str(tmp_path)]
-    result = CliRunner().invoke(app, ["rlvr", *arguments], env={"COLUMNS": "200"})
-    assert result.exit_code == 0, result.output
-    assert "short of 0.40: its 1 steps were too few (--warmup-steps)" in result.output
-    assert torch.load(tmp_path / "warmup.pt", weights_only=True)["settings"]["digits"] == 1
+def test_three_numbers_have_one_digit_unless_told_otherwise(tmp_path):
+    """With two, the warm-up of a recipe that needs steps takes far longer than it is given."""
+    few = {"steps": 1, "prompts": 2, "stored_prompts": 2, "problems": 100, "warmup_steps": 1}
+    for recipe, digits in (("bcpg_nsa", 1), ("grpo", 2)):
+        run([recipe], out=tmp_path / recipe, options={"group_size": 2}, **few)
+        saved = torch.load(tmp_path / recipe / "warmup.pt", weights_only=True)
+        assert saved["settings"]["digits"] == digits
+
+
+def test_a_warm_up_that_falls_short_is_told(tmp_path, monkeypatch):
+    def short(names, *, out, **options):
+        return Result({}, None, 0.284, interrupted=False, seconds=0.0)
+
+    monkeypatch.setattr("sim.rlvr.command.run", short)
+    for target, told in (("0.4", True), ("0.2", False)):
+        arguments = ["rlvr", "--out", str(tmp_path), "--warmup-accuracy", target]
+        result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+        assert result.exit_code == 0, result.output
+        message = "ended at 0.28, short of 0.40: its 600 steps were too few (--warmup-steps)"
+        assert (message in result.output) == told
 
 
 def test_each_recipe_has_its_own_sizes(tmp_path, warm):
