@@ -11,7 +11,7 @@ from entropy_ext.rl.advantages import group_zscore
 from sim.lab.exact import Policy
 from sim.lab.task import Task
 
-__all__ = ["slope", "zscore_weight"]
+__all__ = ["price", "slope", "zscore_weight"]
 
 
 def slope(
@@ -38,6 +38,15 @@ def slope(
     (gradient,) = torch.autograd.grad(quantity(policy).sum(), leaf)
     change: Tensor = (gradient * step).flatten(1).sum(-1)
     return change
+
+
+def price(task: Task, scores: Tensor, quantity: Callable[[Policy], Tensor]) -> Tensor:
+    """What the first step changes a quantity by for each unit of expected reward it gains, [N].
+
+    A ratio of slopes, in which the learning rate and the scale of the scores cancel.
+    """
+    gained = slope(task, scores, lambda policy: policy.mean(task.rewards).mean(-1), task.start)
+    return slope(task, scores, quantity, task.start) / gained
 
 
 def zscore_weight(success: Tensor, group_size: int) -> Tensor:

@@ -13,7 +13,7 @@ from sim.lab.compare import difference_at
 from sim.lab.exact import Policy, mean_token_entropy
 from sim.lab.harness import Trainer
 from sim.lab.measures import lengths
-from sim.lab.slopes import slope, zscore_weight
+from sim.lab.slopes import price, slope, zscore_weight
 from sim.lab.tables import Table, joined
 from sim.lab.tasks import token_tree
 
@@ -42,6 +42,12 @@ def test_a_slope_is_the_change_of_a_small_step():
         mean_token_entropy(Policy.of(task.tree, task.start + eta * step)) for eta in (1e-5, -1e-5)
     )
     torch.testing.assert_close(found, (ahead - behind) / 2e-5, rtol=1e-6, atol=1e-12)
+    later, before = (
+        Policy.of(task.tree, task.start + eta * step).mean(task.rewards).mean(-1)
+        for eta in (1e-5, -1e-5)
+    )
+    paid = price(task, 7 * scores, mean_token_entropy)
+    torch.testing.assert_close(paid, (ahead - behind) / (later - before), rtol=1e-6, atol=1e-12)
 
 
 def test_the_weight_of_a_prompt_by_all_groups():

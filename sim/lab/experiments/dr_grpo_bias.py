@@ -15,7 +15,7 @@ from sim.lab.exact import Policy
 from sim.lab.experiment import Criterion, Experiment, Profile
 from sim.lab.figures import curves
 from sim.lab.measures import lengths
-from sim.lab.slopes import slope, zscore_weight
+from sim.lab.slopes import price, zscore_weight
 from sim.lab.statistics import Interval, exactly, interval, paired
 from sim.lab.tables import Table, Tables
 from sim.lab.task import Task
@@ -52,9 +52,8 @@ def _first_steps(profile: Profile) -> Table:
     scores = {"GRPO": zscore_weight(success, GROUP) * advantages / tokens, "Dr. GRPO": advantages}
     rows: list[tuple[str, int, float]] = []
     for name, score in scores.items():
-        grown = slope(task, score, lambda p: lengths(task, p)["length_wrong"], task.start)
-        gained = slope(task, score, lambda p: p.mean(task.rewards).sum(-1), task.start)
-        rows += [(name, n, value) for n, value in enumerate((grown / gained).tolist())]
+        grown = price(task, score, lambda policy: lengths(task, policy)["length_wrong"])
+        rows += [(name, n, value) for n, value in enumerate(grown.tolist())]
     return Table.of(("arm", "seed", "value"), rows)
 
 

@@ -13,7 +13,7 @@ from sim.lab.exact import Policy, mean_token_entropy
 from sim.lab.experiment import Criterion, Experiment, Profile
 from sim.lab.figures import curves
 from sim.lab.measures import lengths
-from sim.lab.slopes import slope
+from sim.lab.slopes import price
 from sim.lab.statistics import Interval, paired
 from sim.lab.tables import Table, Tables
 from sim.lab.tasks import token_tree
@@ -38,10 +38,9 @@ def _first_steps(profile: Profile) -> Table:
     }
     rows: list[tuple[str, str, int, float]] = []
     for name, score in scores.items():
-        gained = slope(task, score, lambda p: p.mean(task.rewards).sum(-1), task.start)
         for quantity, of in quantities.items():
-            change = slope(task, score, of, task.start) / gained
-            rows += [(name, quantity, n, value) for n, value in enumerate(change.tolist())]
+            changed = price(task, score, of).tolist()
+            rows += [(name, quantity, n, value) for n, value in enumerate(changed)]
     return Table.of(("arm", "measure", "seed", "value"), rows)
 
 
