@@ -8,6 +8,8 @@ import torch
 from bench.linear_head import FLOOR, Problem, measure
 
 CPU = torch.device("cpu")
+# PyTorch's own, when the first function is given to torch.compile.
+pytestmark = pytest.mark.filterwarnings(r"ignore:.torch\.jit:DeprecationWarning")
 
 
 def test_all_candidates_do_the_same_work() -> None:
@@ -34,5 +36,5 @@ def test_rows_are_of_what_was_asked_for() -> None:
     assert rows[FLOOR].ratio == 1
     assert rows["ours"].ratio == rows["ours"].ms / rows[FLOOR].ms
     assert rows["ours"].chunk == 24
-    with pytest.raises(ValueError, match="only: expected some of ours, .*; got their"):
+    with pytest.raises(ValueError, match=r"only: expected some of ours, .*; got their"):
         measure(*sizes, device=CPU, repeats=3, only=["their"])
