@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from entropy_ext.recipes import Recipe
+from entropy_ext.recipes.semantic_curriculum import SemanticCurriculum
 
 __all__ = ["FIELDS", "Refusal", "refusals", "requirements"]
 
@@ -43,8 +44,10 @@ def refusals(recipe: Recipe) -> list[Refusal]:
         Refusal(name, _ABSENT.get(name, "TRL has no such thing"))
         for name in sorted(recipe.needs - FIELDS.keys())
     ]
-    if type(recipe).select_prompts is not Recipe.select_prompts:
-        found.append(Refusal("prompt_stats", "TRL draws prompts in an order fixed beforehand"))
+    chooses = type(recipe).select_prompts is not Recipe.select_prompts
+    if chooses and not (isinstance(recipe, SemanticCurriculum) and recipe.stages == 1):
+        order = "TRL draws prompts in an order fixed beforehand; stages=1 is without a curriculum"
+        found.append(Refusal("prompt_stats", order))
     if recipe.sampling.offline:
         found.append(Refusal("sampling.offline", "TRL learns from what it has just sampled"))
     return found
