@@ -50,11 +50,11 @@ def test_refusal_names_recipe_and_field(name: str, field: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("recipe", "setting"),
     [
-        ("seed_grpo", "answers (give the argument answers=)"),
+        ("seed_grpo", "answers (give answers=)"),
         ("truncated_is", "rollout_logp (give use_vllm=True or a rollout_func)"),
         (
             recipes.get("deepseek_v32", behaviour="trainer", domain_kl={0: 2.0}),
-            "domain (give an integer column domain in the data set)",
+            "domain (give an integer column domain of the data set)",
         ),
     ],
 )
@@ -66,7 +66,7 @@ def test_a_field_that_can_be_had_comes_with_how(recipe: Any, setting: str, tmp_p
 
 def test_the_verdict_of_several_rewards_is_not_guessed(tmp_path: Path) -> None:
     """A wrong answer in the right form has a positive sum, and would count as correct."""
-    with pytest.raises(ValueError, match=re.escape("correct (give the argument correct=")):
+    with pytest.raises(ValueError, match=re.escape("correct (give correct= where")):
         trainer(GRPOTrainer, tmp_path, reward=[early_words, first_word], ours={"recipe": "dapo"})
     given = {"recipe": "dapo", "correct": lambda rewards: rewards[:, 1] > 0}
     trainer(GRPOTrainer, tmp_path, reward=[early_words, first_word], ours=given)

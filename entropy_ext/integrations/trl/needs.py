@@ -12,11 +12,11 @@ __all__ = ["FIELDS", "Refusal", "refusals", "requirements"]
 
 FIELDS: dict[str, str] = {
     "old_entropy": "",
-    "correct": "the argument correct=, with several reward functions",
+    "correct": "correct= where there are several reward functions",
     "truncated": "",
     "ref_logp": "",
-    "answers": "the argument answers=",
-    "domain": "an integer column domain in the data set",
+    "answers": "answers=",
+    "domain": "an integer column domain of the data set",
     "rollout_logp": "use_vllm=True or a rollout_func",
 }
 """optional Rollout fields that can be had, and what must be given for it"""
