@@ -20,6 +20,7 @@ from sim.lab.experiments import (
     dr_grpo_bias,
     dynamic_sampling,
     entropic_plant,
+    entropic_robustness,
     entropic_tracking,
     entropy_bonus,
     entropy_collapse,
@@ -101,5 +102,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         luffy_shaping,
         sent_curriculum,
         covariance_strength,
+        entropic_robustness,
     )
 }
