@@ -11,11 +11,17 @@ from entropy_ext.recipes import Sampling
 from sim.lab.draws import normals
 from sim.lab.enumeration import along, likelihood_gradient, relative_error, to_parameters
 from sim.lab.exact import Policy, mean_token_entropy
+from sim.lab.experiments import (
+    deepseek_staleness,
+    entropic_robustness,
+    minirl_mismatch,
+    support_replay,
+)
 from sim.lab.foretold import foretell
 from sim.lab.sampler import Draw, sample
 from sim.lab.slopes import slope
 from sim.lab.statistics import rank_correlation
-from sim.lab.tasks import prompt_set, token_tree
+from sim.lab.tasks import prompt_set, random_bandit, token_tree
 from sim.lab.tree import grow
 
 SEEDS = torch.tensor([5, 6])
@@ -117,3 +123,53 @@ def test_both_halves_of_a_step_on_one_prompt_are_parallel():
     odds = (1 - success[:, 0]) / success[:, 0]
     assert (positive.abs() > 1e-4).all()
     torch.testing.assert_close(positive, odds * negative)
+
+
+def test_a_mismatch_biases_all_weights_but_those_of_the_response():
+    """Catches a weight the wrong way round: one token is a whole response, no mismatch no bias."""
+    one, several = (token_tree([3, 8], prompts=2, max_length=length) for length in (1, 3))
+    for task, noise in ((one, 0.5), (several, 0.0), (several, 0.5)):
+        start = task.start
+        engine = start + noise * normals(task.seeds, 6, shape=tuple(start.shape[1:]))
+        found = minirl_mismatch.gradients(task, start, engine)
+        truth = found.pop("truth")
+        right = {minirl_mismatch.RESPONSE}
+        right |= {minirl_mismatch.TOKEN} if task is one else set()
+        right |= set(found) if noise == 0 else set()
+        errors = {name: float(relative_error(g, truth).max()) for name, g in found.items()}
+        assert {name for name, error in errors.items() if error < 1e-12} == right
+        assert all(error > 0.01 for name, error in errors.items() if name not in right)
+
+
+def test_the_gradient_of_k3_is_that_of_the_other_divergence():
+    """Catches a reference and policy exchanged: E[∇k3] = ∇KL(π_ref ‖ π) = π − π_ref on policy."""
+    logits, reference, old = (normals(SEEDS, place, shape=(5,)) for place in (1, 2, 3))
+    k3 = deepseek_staleness.penalty_gradient(logits, reference, logits, "k3")
+    torch.testing.assert_close(k3, logits.softmax(-1) - reference.softmax(-1))
+    unbiased = deepseek_staleness.penalty_gradient(logits, reference, old, "unbiased")
+    policy = logits.softmax(-1)
+    away = logits.log_softmax(-1) - reference.log_softmax(-1)
+    exact = policy * (away - (policy * away).sum(-1, keepdim=True))
+    torch.testing.assert_close(unbiased, exact)
+
+
+def test_ratios_without_replay_carry_the_mass_left_out():
+    """Catches another kept set: E[ρ] is what the new policy leaves in over what the old did."""
+    task = random_bandit([3, 8], arms=6)
+    new = task.start + normals(task.seeds, 9, shape=tuple(task.start.shape[1:]))
+    found = support_replay.ratios(task, task.start, new)
+    kept = support_replay.nucleus(task.start)
+    before, after = (torch.where(kept, z.softmax(-1), 0.0).sum(-1) for z in (task.start, new))
+    assert ((before >= support_replay.TOP_P) & (before < 1)).all()
+    torch.testing.assert_close(found["no replay"], (after / before - 1).abs()[:, 0, 0])
+    assert found["replay"].max() < 1e-15
+
+
+@pytest.mark.parametrize(("gain", "lag"), [(0.2, 0), (0.1, 4), (0.2, 8), (0.1, 16)])
+def test_the_loop_of_the_plant(gain, lag):
+    """Catches a characteristic polynomial off by a power: swings die out as its roots say."""
+    pull, path = entropic_robustness._linear(), entropic_robustness.simulate
+    found = path(pull, gain, pulse=0.2, lag=lag, steps=1200)
+    scale = [max(map(abs, found[at : at + 100])) for at in (500, 1000)]
+    root = entropic_robustness.modulus(gain, lag)
+    assert (scale[1] / scale[0]) ** (1 / 500) == pytest.approx(root, abs=2e-3)

@@ -153,11 +153,13 @@ def plot(tables: Tables) -> Axes:
     axes = panels(3, width=4.8, height=3.8)
     for index, lag in enumerate(LAGS):
         rows = tables["stability"].where(lag=lag)
-        look = {**style(index), "linestyle": "-"}
+        look = style(index)
         axes[0].plot(rows.numbers("gain"), rows.numbers("theory"), label=f"lag {lag}", **look)
         axes[0].plot(rows.numbers("gain"), rows.numbers("measured"), "o", color=look["color"])
     axes[0].axhline(1.0, color="0.4", linewidth=1)
     axes[0].set(xscale="log", xlabel="gain of the plant, nats per α", ylim=(0.9, 1.2))
+    axes[0].set_xticks(GAINS, list(map(str, GAINS)))
+    axes[0].minorticks_off()
     axes[0].set_ylabel("factor on the error per step (dots: measured)")
     for index, gain in enumerate(GAINS[1:5:3]):
         for shade, name in enumerate(("P", "PI")):
@@ -167,7 +169,7 @@ def plot(tables: Tables) -> Axes:
                 rows.numbers("step"), rows.numbers("entropy"), label=f"{name}, gain {gain}", **look
             )
     axes[1].set(xlabel="steps since 0.2 nats were lost", ylabel="error, nats", xlim=(-10, 200))
-    lines(axes[2], tables, "entropy")
+    lines(axes[2], tables, "entropy", arms=(FREE, P, PI, P_DRIFT, PI_DRIFT, PI_LATE))
     axes[2].axhline(TARGET, color="0.4", linewidth=1, linestyle=":")
     for axis in axes:
         axis.legend(frameon=False, fontsize="small")
