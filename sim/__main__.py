@@ -9,7 +9,7 @@ import typer
 
 from sim.covariance.command import covariance
 from sim.demo import demo
-from sim.lab.command import list_experiments, report, run
+from sim.lab.command import league, list_experiments, report, run
 from sim.rlvr.command import rlvr
 from sim.rlvr.compare_command import rlvr_compare
 from sim.rlvr.routing_command import routing
@@ -24,6 +24,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "run": run,
     "report": report,
+    "league": league,
 }
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)

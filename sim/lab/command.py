@@ -14,10 +14,11 @@ from rich.table import Table
 from sim.lab import report as reports
 from sim.lab.experiment import FULL, QUICK, Experiment
 from sim.lab.experiments import EXPERIMENTS
+from sim.lab.league_view import markdown
 from sim.lab.runner import run as run_experiments
 from sim.lab.store import Corrupt, Result, Store
 
-__all__ = ["list_experiments", "report", "run"]
+__all__ = ["league", "list_experiments", "report", "run"]
 
 INTERRUPTED = 130
 CORES = os.cpu_count() or 1
@@ -54,6 +55,23 @@ def report(
     """
     store = _store(out, quick)
     _run(list(EXPERIMENTS.values()), store, jobs=jobs, stale=stale, page=out / "index.html")
+
+
+def league(quick: Quick = False, out: Out = Path("runs/report")) -> None:
+    """Print the league's tables from the results of the last report, in Markdown."""
+    store = _store(out, quick)
+    members = [experiment for experiment in EXPERIMENTS.values() if experiment.standings]
+    for experiment in members:
+        try:
+            result = store.load(experiment.name)
+        except Corrupt as error:
+            raise typer.BadParameter(str(error), param_hint="--out") from None
+        if result is None:
+            raise typer.BadParameter(
+                f"expected a result of {experiment.name}: python -m sim report makes it",
+                param_hint="--out",
+            )
+        typer.echo(f"## {experiment.title}\n\n{markdown(result.tables)}")
 
 
 def list_experiments() -> None:

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from matplotlib.axes import Axes
 
 from sim.lab.statistics import Interval
-from sim.lab.tables import Tables
+from sim.lab.tables import Table, Tables
 
-__all__ = ["FULL", "QUICK", "Criterion", "Experiment", "Finding", "Profile", "Verdict"]
+__all__ = [
+    "FULL",
+    "GROUPS",
+    "QUICK",
+    "Criterion",
+    "Experiment",
+    "Finding",
+    "Group",
+    "Profile",
+    "Verdict",
+]
 
 Verdict = Literal["reproduced", "not reproduced", "outside a tabular model"]
+Group = Literal["Theory", "The papers' claims", "The league", "When to care about entropy"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+"""in the order of the report"""
 
 
 class Profile(NamedTuple):
@@ -84,6 +97,8 @@ class Experiment:
         judge: the measured quantity of each criterion, in their order.
         plot: draws the tables; returns any of the figure's axes.
         caption: how to read the plot.
+        group: the part of the report.
+        standings: a table to read beside the plot, shown whole; None for none.
         outside: why a tabular model cannot show the claim, if it cannot; what is measured is then
             what comes nearest.
         revisions: each change to the criteria since a result was first seen: date, from, to, why.
@@ -100,6 +115,8 @@ class Experiment:
     judge: Callable[[Tables], Sequence[Interval]]
     plot: Callable[[Tables], Axes]
     caption: str
+    group: Group = "The papers' claims"
+    standings: Callable[[Tables], Table] | None = None
     outside: str = ""
     revisions: tuple[str, ...] = ()
 

@@ -153,7 +153,8 @@ def association(tables: Tables, row: str, score: str) -> Interval:
                 *(values[which][:, when].mean(-1).tolist() for values in (kept, scored))
             )
         )
-    low, high = np.quantile(found, [0.025, 0.975])
+    # A resample may be one recipe over and over, which has no ranks.
+    low, high = np.nanquantile(found, [0.025, 0.975])
     value = rank_correlation(kept.mean(-1).tolist(), scored.mean(-1).tolist())
     return Interval(value, float(low), float(high), seeds)
 

@@ -10,15 +10,25 @@ from sim.lab.figures import style
 from sim.lab.league import AT_1, AT_64, ROWS, mean
 from sim.lab.recipe_choices import CONTROLS
 from sim.lab.statistics import Interval
-from sim.lab.tables import Tables
+from sim.lab.tables import Cell, Table, Tables
 from sim.plots import panels
 
-__all__ = ["CAPTION", "markdown", "pareto", "scatter"]
+__all__ = ["CAPTION", "markdown", "pareto", "scatter", "standings"]
 
 CAPTION = (
     "A point is a recipe tuned for what the panel shows; its cross is the 95 % interval over "
     "seeds. Named: GRPO, the survey's two compositions, and the recipes that no other beats in "
     "both (Pareto-optimal). The table has all recipes, also with the papers' hyper-parameters."
+)
+DIGITS = {"pass@1": 3, "pass@64": 3, "kept": 2, "kl": 2, "to 90 %": 0, "sampled": 0, "updates": 0}
+HEADINGS = (
+    "pass@1",
+    "pass@64",
+    "entropy kept",
+    "KL to the start, nats",
+    "responses to 90 %",
+    "responses",
+    "updates",
 )
 GAP = 0.05
 """between names, share of the height"""
@@ -106,39 +116,35 @@ def _name(axis: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     axis.set_ylim(low, high)
 
 
-def markdown(tables: Tables) -> str:
-    """A table of all recipes for each row of the league, the best pass@1 first."""
-    parts = []
+def standings(tables: Tables) -> Table:
+    """Every recipe with its means and 95 % intervals over seeds, the best score of a row first.
+
+    A star: no other is as good in performance and in entropy kept, and better in one of them.
+    """
+    rows: list[Sequence[Cell]] = []
+    names = [str(name) for name in tables["runs"].values("recipe")]
     for row in ROWS:
-        names = [str(name) for name in tables["runs"].values("recipe")]
-        means = {
-            name: {
-                measure: mean(tables, name, row, measure)
-                for measure in ("pass@1", "pass@64", "kept", "kl", "to 90 %", "sampled", "updates")
-            }
-            for name in names
-        }
+        means = {name: {m: mean(tables, name, row, m) for m in DIGITS} for name in names}
         score = "pass@64" if row == AT_64 else "pass@1"
         optimal = pareto({n: (m["kept"].value, m[score].value) for n, m in means.items()})
-        parts += [
-            f"### {row[0].upper()}{row[1:]}\n",
-            "| recipe | pass@1 | pass@64 | entropy kept | KL, nats | responses to 90 % "
-            "| responses | updates |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
         for name in sorted(names, key=lambda name: -means[name][score].value):
-            cells = [
-                *(_cell(means[name][measure], 3) for measure in ("pass@1", "pass@64", "kept")),
-                _cell(means[name]["kl"], 2),
-                _cell(means[name]["to 90 %"], 0),
-                *(f"{means[name][measure].value:.0f}" for measure in ("sampled", "updates")),
-            ]
-            label = f"**`{name}`**" if name in optimal else f"`{name}`"
-            parts.append(f"| {label} | {' | '.join(cells)} |")
-        parts.append("")
-    return "\n".join(parts)
+            cells = [_cell(means[name][measure], digits) for measure, digits in DIGITS.items()]
+            rows.append((row, name, "*" if name in optimal else "", *cells))
+    return Table.of(("row", "recipe", "Pareto", *HEADINGS), rows)
+
+
+def markdown(tables: Tables) -> str:
+    """The standings, a table for each row."""
+    whole, lines = standings(tables), []
+    for row in ROWS:
+        part = whole.where(row=row)
+        lines += [f"### {row[0].upper()}{row[1:]}", ""]
+        lines += [f"| {' | '.join(part.columns[1:])} |", "|---" * (len(part.columns) - 1) + "|"]
+        lines += [f"| {' | '.join(map(str, cells[1:]))} |" for cells in part.rows]
+        lines.append("")
+    return "\n".join(lines)
 
 
 def _cell(value: Interval, digits: int) -> str:
     half = (value.high - value.low) / 2
-    return f"{value.value:.{digits}f} ± {half:.{digits}f}"
+    return f"{value.value:.{digits}f}" + (f" ± {half:.{digits}f}" if half else "")

@@ -42,6 +42,7 @@ def measure(profile: Profile) -> Tables:
 EXPERIMENT = Experiment(
     name="care_data",
     title="When to care: little data",
+    group="When to care about entropy",
     claim="Explicit entropy control is needed with limited data, and hardly with abundant data.",
     paper="the survey's table on when to care about entropy",
     effect=EFFECT,

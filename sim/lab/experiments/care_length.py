@@ -42,6 +42,7 @@ def measure(profile: Profile) -> Tables:
 EXPERIMENT = Experiment(
     name="care_length",
     title="When to care: long training",
+    group="When to care about entropy",
     claim="Explicit entropy control is needed in long training, and hardly in short.",
     paper="the survey's table on when to care about entropy",
     effect=EFFECT,

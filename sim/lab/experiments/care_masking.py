@@ -43,6 +43,7 @@ def measure(profile: Profile) -> Tables:
 EXPERIMENT = Experiment(
     name="care_masking",
     title="When to care: masking",
+    group="When to care about entropy",
     claim="Where tokens of too different a sampler are masked, entropy needs no control.",
     paper="the survey's table on when to care about entropy",
     effect=EFFECT,

@@ -44,6 +44,7 @@ def measure(profile: Profile) -> Tables:
 EXPERIMENT = Experiment(
     name="care_model",
     title="When to care: a small model",
+    group="When to care about entropy",
     claim="Explicit entropy control is needed for smaller models, and hardly for larger ones.",
     paper="the survey's table on when to care about entropy",
     effect=EFFECT,

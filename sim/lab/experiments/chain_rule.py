@@ -80,6 +80,7 @@ def plot(tables: Tables) -> Axes:
 EXPERIMENT = Experiment(
     name="chain_rule",
     title="Token by token",
+    group="Theory",
     claim="The entropy of responses changes by Σ visits·Cov(W − ln π, d): the token covariances, "
     "and a term for moving visits between states of different entropy to go, W.",
     paper="derived in docs/derivations.md, section 6; the papers count the token covariances alone",

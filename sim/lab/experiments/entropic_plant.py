@@ -106,6 +106,7 @@ def plot(tables: Tables) -> Axes:
 EXPERIMENT = Experiment(
     name="entropic_plant",
     title="P and PI control, in theory",
+    group="Theory",
     claim="Under a constant drift a proportional controller keeps an error of drift/(gain·kp), and "
     "the integral removes it.",
     paper="EntroPIC, arXiv 2511.15248",

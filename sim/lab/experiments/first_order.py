@@ -79,6 +79,7 @@ def plot(tables: Tables) -> Axes:
 EXPERIMENT = Experiment(
     name="first_order",
     title="Theorems 1 and 2",
+    group="Theory",
     claim="A step changes the entropy by −η Cov(ln π, πA) for policy gradient and by "
     "−η Cov(ln π, A) for natural policy gradient, to first order.",
     paper="The Entropy Mechanism, arXiv 2505.22617",

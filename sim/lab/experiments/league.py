@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.lab.experiment import Experiment, Profile
 from sim.lab.league import CRITERIA, EFFECT, TEST, judge_league, measure_league
-from sim.lab.league_view import CAPTION, scatter
+from sim.lab.league_view import CAPTION, scatter, standings
 from sim.lab.tables import Tables
 from sim.lab.tasks import prompt_set
 from sim.lab.tuning import Setting, held_out
@@ -26,6 +26,7 @@ def measure(profile: Profile) -> Tables:
 EXPERIMENT = Experiment(
     name="league",
     title="League: held-out prompts",
+    group="The league",
     claim="Methods that keep entropy up perform better than those that let it go.",
     paper="the papers' common premise; a survey's open question whether entropy control matters",
     effect=EFFECT,
@@ -34,5 +35,6 @@ EXPERIMENT = Experiment(
     measure=measure,
     judge=judge_league,
     plot=scatter,
+    standings=standings,
     caption=CAPTION,
 )

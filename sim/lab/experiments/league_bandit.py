@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from sim.lab.experiment import Experiment, Profile
 from sim.lab.league import CRITERIA, EFFECT, TEST, judge_league, measure_league
-from sim.lab.league_view import CAPTION, scatter
+from sim.lab.league_view import CAPTION, scatter, standings
 from sim.lab.tables import Tables
 from sim.lab.task import Task
 from sim.lab.tasks import needle
@@ -35,6 +35,7 @@ def measure(profile: Profile) -> Tables:
 EXPERIMENT = Experiment(
     name="league_bandit",
     title="League: a needle",
+    group="The league",
     claim="Methods that keep entropy up perform better than those that let it go.",
     paper="the papers' common premise; a survey's open question whether entropy control matters",
     effect=EFFECT,
@@ -43,5 +44,6 @@ EXPERIMENT = Experiment(
     measure=measure,
     judge=judge_league,
     plot=scatter,
+    standings=standings,
     caption=CAPTION,
 )

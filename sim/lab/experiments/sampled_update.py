@@ -104,6 +104,7 @@ def plot(tables: Tables) -> Axes:
 EXPERIMENT = Experiment(
     name="sampled_update",
     title="The sampled update",
+    group="Theory",
     claim="Averaged over the sampled action, a policy-gradient step changes the entropy as "
     "Theorem 1 says of the exact gradient.",
     paper="The Entropy Mechanism, arXiv 2505.22617; the sum over actions is exact",

@@ -126,6 +126,7 @@ def plot(tables: Tables) -> Axes:
 EXPERIMENT = Experiment(
     name="sign_table",
     title="The sign table",
+    group="Theory",
     claim="Reinforcing a likely action lowers the entropy, a rare one raises it, and a negative "
     "advantage does the opposite. The turn is at ln π = −H for one logit, and at S_a = Σ π S, "
     "S = π (ln π + H), for a policy-gradient step.",

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from sim.lab.experiment import Experiment, Finding
-from sim.lab.report.style import PAGE
+from sim.lab.experiment import GROUPS, Experiment, Finding
+from sim.lab.report.style import PAGE, SUMMARY
 from sim.lab.store import Result, Store, key_of
 from sim.lab.tables import Table
 
@@ -36,19 +36,25 @@ def write(
         for experiment in experiments
         if experiment.name in results
     }
-    summary, sections = [], []
-    for experiment in experiments:
-        name = experiment.name
-        if name in results:
-            summary.append(_line(experiment, findings[name]))
-            sections.append(_section(experiment, findings[name], results[name], store))
-        else:
-            summary.append(_absent(experiment, name in failures))
-            if name in failures:
-                sections.append(
-                    f'<section id="{name}"><h2>{_text(experiment.title)}</h2>'
-                    f"<pre>{_text(failures[name])}</pre></section>"
-                )
+    parts, contents = [], []
+    for group in GROUPS:
+        members = [experiment for experiment in experiments if experiment.group == group]
+        if not members:
+            continue
+        lines, sections = [], []
+        for experiment in members:
+            name = experiment.name
+            if name in results:
+                lines.append(_line(experiment, findings[name]))
+                sections.append(_section(experiment, findings[name], results[name], store))
+            else:
+                lines.append(_absent(experiment, name in failures))
+                if name in failures:
+                    sections.append(_failure(experiment, failures[name]))
+        anchor = re.sub("[^a-z]+", "-", group.lower())
+        contents.append(f'<li><a href="#{anchor}">{_text(group)}</a>: {len(members)}</li>')
+        table = SUMMARY.format(lines="\n".join(lines))
+        parts.append((f'<h2 id="{anchor}">{_text(group)}</h2>{table}', "\n".join(sections)))
     verdicts = [e.verdict(findings[e.name]) for e in experiments if e.name in results]
     counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(sorted(verdicts)))
     page = PAGE.format(
@@ -56,9 +62,10 @@ def write(
         seeds=store.profile.seeds,
         counts=_text(counts or "nothing yet"),
         minutes=f"{sum(result.seconds for result in results.values()) / 60:.1f}",
-        summary="\n".join(summary),
+        contents="\n".join(contents),
+        summary="\n".join(summary for summary, _ in parts),
         changes=_changes(experiments, store),
-        sections="\n".join(sections),
+        sections="\n".join(sections for _, sections in parts),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
@@ -87,6 +94,13 @@ def _absent(experiment: Experiment, failed: bool) -> str:
     )
 
 
+def _failure(experiment: Experiment, message: str) -> str:
+    return (
+        f'<section id="{experiment.name}"><h2>{_text(experiment.title)}</h2>'
+        f"<pre>{_text(message)}</pre></section>"
+    )
+
+
 def _section(
     experiment: Experiment, findings: Sequence[Finding], result: Result, store: Store
 ) -> str:
@@ -108,13 +122,15 @@ def _section(
     current = result.key == key_of(experiment, store.profile)
     older = "" if current else ' <b class="older">computed by other code than this</b>'
     return f"""<section id="{experiment.name}">
-<h2>{_text(experiment.title)} {_badge(experiment.verdict(findings))}</h2>
+<h2>{_text(experiment.title)} {_badge(experiment.verdict(findings))}
+<a class=up href="#contents">contents</a></h2>
 <dl>{"".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in facts)}</dl>
 <table><tr><th>quantity</th><th>wanted</th><th>measured, 95 % interval</th><th>seeds</th>
 <th>seen</th></tr>
 {rows}</table>
 <figure>{_picture(experiment.plot(result.tables), experiment.title)}
 <figcaption>{_text(experiment.caption)}</figcaption></figure>
+{_standings(experiment, result)}
 {"".join(_numbers(experiment.name, name, table) for name, table in result.tables.items())}
 <p class=command>python -m sim run {experiment.name}{_option(store)}
 <span>{result.seconds:.0f} s of one core, {result.date}{older}</span></p>
@@ -135,14 +151,21 @@ def _picture(axes: Axes, title: str) -> str:
     return f'<img alt="{_text(title)}" src="data:image/png;base64,{encoded}">'
 
 
-def _numbers(experiment: str, name: str, table: Table) -> str:
+def _standings(experiment: Experiment, result: Result) -> str:
+    if experiment.standings is None:
+        return ""
+    table = experiment.standings(result.tables)
+    return _numbers(experiment.name, "standings", table, preview=len(table.rows))
+
+
+def _numbers(experiment: str, name: str, table: Table, preview: int = PREVIEW) -> str:
     """The first rows of a table, and all of it to save."""
     data = base64.b64encode(table.csv().encode()).decode()
     file = re.sub(r"\W+", "-", f"{experiment} {name}") + ".csv"
     head = "".join(f"<th>{_text(column)}</th>" for column in table.columns)
     rows = "".join(
         "<tr>" + "".join(f"<td class=number>{_cell(cell)}</td>" for cell in row) + "</tr>"
-        for row in table.rows[:PREVIEW]
+        for row in table.rows[:preview]
     )
     return (
         f"<details><summary>{_text(name)}: {len(table.rows)} rows, "

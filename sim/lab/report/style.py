@@ -30,6 +30,7 @@ cite {{ color: #555; }}
 .not-run {{ color: #333; background: #fff; }}
 .older {{ color: #8a3b00; }}
 .command {{ font: 14px monospace; background: #f4f4f4; padding: 4px 8px; }}
+.up {{ font-size: 14px; font-weight: 400; float: right; }}
 .command span {{ color: #555; float: right; }}
 pre {{ overflow-x: auto; background: #f4f4f4; padding: 8px; }}
 </style>
@@ -38,12 +39,18 @@ pre {{ overflow-x: auto; background: #f4f4f4; padding: 8px; }}
 experiment says otherwise, {minutes} minutes of one core. {counts}. A claim is reproduced if the
 whole 95 % interval of every criterion lies within bounds that were written down before; the figure
 in the summary is the first criterion not met, or else the first.</p>
-<table><tr><th>claim</th><th>verdict</th><th>criteria met</th><th>figure</th><th>measured</th>
-<th>wanted</th></tr>
+<ul id="contents">
+{contents}
+<li><a href="#changes">Criteria changed after a result was seen</a></li>
+</ul>
 {summary}
-</table>
-<h2>Criteria changed after a result was seen</h2>
+<h2 id="changes">Criteria changed after a result was seen</h2>
 {changes}
 {sections}
 </html>
 """
+
+SUMMARY = """<table><tr><th>claim</th><th>verdict</th><th>criteria met</th><th>figure</th>
+<th>measured</th><th>wanted</th></tr>
+{lines}
+</table>"""
