@@ -102,4 +102,8 @@ EXPERIMENT = Experiment(
     caption="Familiar: a start that is sure of itself and shares much with the truth, prompts from "
     "80 to 20 % success; unfamiliar: unsure, sharing little, 20 to 2 %; familiar, as hard: of the "
     "same policy as familiar those prompts that are as hard as the unfamiliar ones.",
+    revisions=(
+        "2026-11-23: criteria written after runs on other seeds than the report's, where domains "
+        "of equal success had shown the opposite; hence the domain that is as hard.",
+    ),
 )

@@ -16,7 +16,7 @@ from sim.lab.experiment import Criterion, Experiment, Profile
 from sim.lab.figures import curves
 from sim.lab.measures import lengths
 from sim.lab.slopes import price, zscore_weight
-from sim.lab.statistics import Interval, exactly, interval, paired
+from sim.lab.statistics import Interval, exactly, interval
 from sim.lab.tables import Table, Tables
 from sim.lab.task import Task
 from sim.lab.tasks import prompt_set, token_tree
@@ -102,7 +102,7 @@ def judge(tables: Tables) -> Sequence[Interval]:
         grown[name] = interval([end - start for end, start in pairs])
     return [
         interval(first.numbers("value", arm="GRPO")),
-        paired(*(first.numbers("value", arm=name) for name in ARMS)),
+        interval(first.numbers("value", arm="Dr. GRPO")),
         grown["GRPO"],
         grown["Dr. GRPO"],
         difference_at(tables, "length_wrong", "GRPO", "Dr. GRPO", level=LEVEL),
@@ -122,19 +122,19 @@ EXPERIMENT = Experiment(
     claim="Dividing a response's loss by its length makes wrong responses longer, and without that "
     "division they stop growing; dividing by the group's spread favours prompts that are hard.",
     paper="Understanding R1-Zero-Like Training, arXiv 2503.20783",
-    effect="Under GRPO's exact expected first step wrong responses grow, by a token more per unit "
-    "of reward gained than under Dr. GRPO's; in training by 0.2 tokens under GRPO and by less than "
-    f"0.1 under Dr. GRPO, and they are longer by 0.1 at the same reward of {LEVEL:g}. A prompt of "
-    "5 % success weighs more than 1.5 times one of 50 %, and at the same mean reward the hardest "
+    effect="In GRPO's exact expected first step wrong responses grow by more than 0.3 tokens per "
+    "unit of reward gained, in Dr. GRPO's by less; in training by 0.2 tokens under GRPO, by less "
+    f"than 0.1 under Dr. GRPO, and by 0.2 more at the same reward of {LEVEL:g}. A prompt of 5 % "
+    "success weighs more than 1.5 times one of 50 %, and at the same mean reward the hardest "
     "quarter is the better by 0.01 for it.",
     test="First steps by enumeration, the weight by the binomial distribution; Student's 95 % "
     "interval over seeds, differences paired.",
     criteria=(
-        Criterion("first step of GRPO, growth of wrong responses, tokens per reward", above=0.0),
-        Criterion("the same, GRPO − Dr. GRPO", above=1.0),
+        Criterion("first step of GRPO, growth of wrong responses, tokens per reward", above=0.3),
+        Criterion("the same of Dr. GRPO", below=0.3),
         Criterion("growth of wrong responses, GRPO, tokens", above=0.2),
         Criterion("growth of wrong responses, Dr. GRPO, tokens", below=0.1),
-        Criterion("length of wrong responses at the same reward, difference, tokens", above=0.1),
+        Criterion("length of wrong responses at the same reward, difference, tokens", above=0.2),
         Criterion("GRPO's weight on 5 % success over that on 50 %", above=1.5),
         Criterion("hardest quarter at the same reward, with − without the spread", above=0.01),
     ),
@@ -143,4 +143,9 @@ EXPERIMENT = Experiment(
     plot=plot,
     caption="Expected tokens of the wrong and of the right responses to each prompt, of at most 5; "
     "what runs to the limit is wrong.",
+    revisions=(
+        "2026-11-23: first results on the report's seeds were judged by bounds loosened after runs "
+        "on other seeds (Dr. GRPO's first step 1 token below GRPO's, 0.1 tokens at the same "
+        "reward); those first written are back.",
+    ),
 )

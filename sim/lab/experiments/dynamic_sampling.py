@@ -77,7 +77,7 @@ EXPERIMENT = Experiment(
     "the batch is full, fewer steps reach the same reward, at no higher cost.",
     paper="DAPO, arXiv 2503.14476",
     effect="At the end of GRPO's run a third of its groups is without signal. Refilled, the reward "
-    "is higher by 0.01 after the same steps, and on held-out prompts by any amount; after the same "
+    "is higher by 0.01 after the same steps, on held-out prompts, too; after the same "
     "number of sampled responses, those thrown away included, it is no lower, within 0.005. "
     "Refilling beats dropping alone after the same number of responses, and GRPO with steps twice "
     "as long after the same number of steps.",
@@ -88,11 +88,15 @@ EXPERIMENT = Experiment(
         Criterion("reward after the same responses, refilled − GRPO", above=-0.005),
         Criterion("reward after the same responses, refilled − dropped only", above=0.0),
         Criterion("reward after the same steps, refilled − GRPO, steps twice as long", above=0.0),
-        Criterion("held-out pass@1 after the same steps, refilled − GRPO", above=0.0),
+        Criterion("held-out pass@1 after the same steps, refilled − GRPO", above=0.01),
     ),
     measure=measure,
     judge=judge,
     plot=plot,
     caption="Batches of 8 groups of 8, from 16 prompts; up to nine more are drawn in a step to "
     "fill one. Dropping alone leaves a smaller batch, whose mean is over what is left.",
+    revisions=(
+        "2026-11-23: first results on the report's seeds were judged by any lead on held-out "
+        "prompts, loosened after runs on other seeds; the 0.01 first written is back.",
+    ),
 )

@@ -133,4 +133,9 @@ EXPERIMENT = Experiment(
     plot=plot,
     caption="GRPO unless another is named. Paid: the likeliest wrong response to each prompt "
     "earns as much as a right one, or twice that.",
+    revisions=(
+        "2026-11-23, on other seeds than the report's, no bound changed: the paid response from "
+        "one for all prompts, which began too rare to be found, to the likeliest wrong one of "
+        "each, paid alike as well as double.",
+    ),
 )

@@ -103,7 +103,7 @@ EXPERIMENT = Experiment(
     effect="In the exact expected first step, per unit of reward gained, the mean over responses "
     "makes wrong responses longer by 0.2 tokens and the entropy higher than the mean over tokens. "
     f"At the same reward of {LEVEL:g}, with right responses of any length or with long ones only, "
-    "wrong responses are longer by 0.1 tokens and the entropy is higher by 0.01 nats; after the "
+    "wrong responses are longer by 0.2 tokens and the entropy is higher by 0.01 nats; after the "
     "same steps the reward is lower.",
     test="First steps by enumeration; paired differences over seeds, Student's 95 % interval.",
     criteria=(
@@ -113,7 +113,7 @@ EXPERIMENT = Experiment(
             criterion
             for regime in SHORTEST
             for criterion in (
-                Criterion(f"wrong responses at the same reward, tokens, {regime}", above=0.1),
+                Criterion(f"wrong responses at the same reward, tokens, {regime}", above=0.2),
                 Criterion(f"entropy at the same reward, nats, {regime}", above=0.01),
                 Criterion(f"final reward, over tokens − over responses, {regime}", above=0.0),
             )
@@ -124,4 +124,10 @@ EXPERIMENT = Experiment(
     plot=plot,
     caption="Where only responses of 4 and 5 tokens are right; what runs to the limit of 5 is "
     "wrong. Lengths and entropies compared are mean over responses − mean over tokens.",
+    revisions=(
+        "2026-11-23: first results on the report's seeds were judged by 0.1 tokens at the same "
+        "reward, loosened after runs on other seeds; the 0.2 first written are back. The length of "
+        "all responses at the same reward (above 0 wanted, −0.05 seen on those seeds) was left "
+        "out, and long right answers added.",
+    ),
 )
