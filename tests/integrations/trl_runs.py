@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer
@@ -93,16 +94,20 @@ def settings(folder: Path, **changes: Any) -> GRPOConfig:
 def trainer(
     kind: type, folder: Path, *, model: Any = None, reward: Any = None, **options: Any
 ) -> Any:
-    """A trainer of that class; `options` are the GRPOConfig's, `ours` are further arguments."""
+    """A trainer of that class; `data` its columns, `ours` further arguments, the rest its config."""
     ours = options.pop("ours", {})
-    return kind(
-        tiny_model() if model is None else model,
-        early_words if reward is None else reward,
-        settings(folder, **options),
-        Dataset.from_dict({"prompt": PROMPTS}),
-        processing_class=tokenizer(),
-        **ours,
-    )
+    data = options.pop("data", {"prompt": PROMPTS})
+    with pytest.MonkeyPatch.context() as patch:
+        # TRL reports each trainer that is made over the network, unless it is a test's.
+        patch.setenv("CI", "1")
+        return kind(
+            tiny_model() if model is None else model,
+            early_words if reward is None else reward,
+            settings(folder, **options),
+            Dataset.from_dict(data),
+            processing_class=tokenizer(),
+            **ours,
+        )
 
 
 def train(trained: Any, **options: Any) -> list[dict[str, float]]:

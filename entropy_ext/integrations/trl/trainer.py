@@ -160,6 +160,8 @@ class GRPOTrainer(TRLTrainer):
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
     ) -> Any:
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if self.learner is None:
+            return rewards
         start = self.accelerator.process_index * len(prompts)
         ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
         self._rewarded = Rewarded(
