@@ -94,7 +94,7 @@ def settings(folder: Path, **changes: Any) -> GRPOConfig:
 def trainer(
     kind: type, folder: Path, *, model: Any = None, reward: Any = None, **options: Any
 ) -> Any:
-    """A trainer of that class; `data` its columns, `ours` further arguments, the rest its config."""
+    """Of that class; `data` are its columns, `ours` further arguments, the rest is its config."""
     ours = options.pop("ours", {})
     data = options.pop("data", {"prompt": PROMPTS})
     with pytest.MonkeyPatch.context() as patch:
