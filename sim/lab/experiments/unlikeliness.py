@@ -151,9 +151,9 @@ EXPERIMENT = Experiment(
     effect="In one step, averaged over groups, ln π of the rarer half of the right answers changes "
     "by less than that of the likelier half under GRPO, and falls; it changes by 0.01 nats more "
     "with the unlikeliness reward, and with 4 epochs instead of 1. In training rare right "
-    "responses end with 0.002 more probability, a tenth of what they start with, also at a reward "
-    f"of {LEVEL:g}; GRPO's pass@256 on held-out prompts falls below the untrained policy's and "
-    "that with the unlikeliness reward is higher, also at the same reward.",
+    f"responses end with 0.01 more probability, also at a reward of {LEVEL:g}; GRPO's pass@256 "
+    "on held-out prompts falls below the untrained policy's and that with the unlikeliness reward "
+    "is higher, also at the same reward.",
     test=f"Means over {COPIES} groups of 32, for five times as many random bandits as seeds; exact "
     "measures in training; paired differences, Student's 95 % interval.",
     criteria=(
@@ -161,8 +161,8 @@ EXPERIMENT = Experiment(
         Criterion("change of ln π in a step of GRPO, rare right answers, nats", below=0.0),
         Criterion("the same, unlikeliness − GRPO, nats", above=0.01),
         Criterion("the same, GRPO with 4 epochs − 1, nats", above=0.01),
-        Criterion("final probability of rare right responses, unlikeliness − GRPO", above=0.002),
-        Criterion("the same at the same reward", above=0.002),
+        Criterion("final probability of rare right responses, unlikeliness − GRPO", above=0.01),
+        Criterion("the same at the same reward", above=0.01),
         Criterion("held-out pass@256, GRPO − untrained", below=0.0),
         Criterion("held-out pass@256, unlikeliness − GRPO", above=0.0),
         Criterion("the same at the same reward", above=0.0),
