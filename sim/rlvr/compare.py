@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from rich.console import Console
 from transformers import LlamaForCausalLM
 
 from sim.rlvr import checkpoint
+from sim.rlvr.compare_files import read, run_directory, start_file, write
 from sim.rlvr.compare_measure import measure
 from sim.rlvr.compare_tasks import TASKS, Problems
 from sim.rlvr.interrupt import Interrupt, deferred_interrupt
@@ -23,7 +22,7 @@ from sim.rlvr.train import train
 from sim.rlvr.trainer import Trainer
 from sim.rlvr.warmup import warm_up
 
-__all__ = ["Scale", "compare", "run_directory", "start_file"]
+__all__ = ["Scale", "compare"]
 
 # Sampled alike, so that entropies and rewards are of the same distribution.
 ALIKE: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": None}
@@ -160,7 +159,7 @@ class _Runs:
         """Do what is left of one run; False if it was interrupted."""
         directory = run_directory(self.out, self.task, self.seed, name)
         label = {**self.settings, "steps": self.scale.steps}
-        if _read(directory / "final.json", label) is not None:
+        if read(directory / "final.json", label) is not None:
             return True
         if self.interrupt.requested:
             return False
@@ -197,7 +196,7 @@ class _Runs:
         if trainer.done < self.scale.steps:
             return False
         final = self._measured(model, forking_above)
-        _write(directory / "final.json", {"label": label, **final})
+        write(directory / "final.json", {"label": label, **final})
         return True
 
     @property
@@ -212,11 +211,11 @@ class _Runs:
         """The measures of the policy that all recipes start from, warmed up if it is not there."""
         if self._start is None:
             path = start_file(self.out, self.task, self.seed)
-            self._start = _read(path, self.settings)
+            self._start = read(path, self.settings)
         if self._start is None:
             model = self._warm_model()
             self._start = {"label": self.settings, **self._measured(model, None)}
-            _write(path, self._start)
+            write(path, self._start)
         return self._start
 
     @property
@@ -262,48 +261,6 @@ class _Runs:
         )
 
 
-def run_directory(out: Path, task: str, seed: int, name: str) -> Path:
-    """Where one run's files are."""
-    return out / task / f"seed{seed}" / name
-
-
-def start_file(out: Path, task: str, seed: int) -> Path:
-    """Where the measures of the policy are that all recipes start from."""
-    return out / task / f"seed{seed}" / "start.json"
-
-
 def _check_names(argument: str, names: Sequence[str]) -> None:
     if not names or len(set(names)) != len(names):
         raise ValueError(f"{argument}: expected distinct names, got {', '.join(names) or 'none'}")
-
-
-def _read(path: Path, label: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What is stored, or None: nothing, or that of a shorter run of the same settings."""
-    if not path.exists():
-        return None
-    stored: dict[str, Any] = json.loads(path.read_text())
-    other = sorted(_differences(stored["label"], label))
-    if other == ["steps"] and stored["label"]["steps"] < label["steps"]:
-        return None
-    if other:
-        raise ValueError(
-            f"{path} belongs to a comparison with other settings ({', '.join(other)}): "
-            "choose another directory"
-        )
-    return stored
-
-
-def _differences(stored: Mapping[str, Any], label: Mapping[str, Any]) -> Iterator[str]:
-    # What was read back has been through JSON: lists for tuples.
-    now = json.loads(json.dumps(label))
-    for name in stored.keys() | now.keys():
-        if stored.get(name) != now.get(name):
-            yield name
-
-
-def _write(path: Path, values: Mapping[str, Any]) -> None:
-    """In one move: an interruption leaves what was there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values))
-    os.replace(partial, path)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sim.lab.statistics import t_quantile
-from sim.rlvr.compare import run_directory, start_file
+from sim.rlvr.compare_files import run_directory, start_file
 
 __all__ = ["Band", "Estimate", "Run", "TaskResults", "band", "estimate", "load", "pass_band"]
 
