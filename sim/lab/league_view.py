@@ -31,7 +31,7 @@ HEADINGS = (
     "updates",
 )
 GAP = 0.05
-"""between names, share of the height"""
+"""between names, share of the height, where there is room"""
 ALWAYS = ("grpo", "starter", "advanced")
 
 
@@ -95,12 +95,13 @@ def _name(axis: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     """Names in a column to the right, apart from each other, each with a line to its point."""
     low, high = axis.get_ylim()
     names = sorted(points, key=lambda name: -points[name][1])
+    gap = min(GAP, 1 / len(names))
     places: list[float] = []
     for name in names:
         wanted = (points[name][1] - low) / (high - low)
-        places.append(min(wanted, places[-1] - GAP if places else 1.0))
+        places.append(min(wanted, places[-1] - gap if places else 1.0))
     for index in reversed(range(len(places))):
-        lowest = places[index + 1] + GAP if index + 1 < len(places) else 0.0
+        lowest = places[index + 1] + gap if index + 1 < len(places) else 0.0
         places[index] = max(places[index], lowest)
     for name, place in zip(names, places, strict=True):
         axis.annotate(

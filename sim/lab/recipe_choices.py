@@ -20,7 +20,8 @@ def _clips(*bounds: float) -> tuple[Options, ...]:
 CHOICES: dict[str, tuple[Options, ...]] = {
     "grpo": _clips(0.1, 0.4),
     "dapo": _each("clip_high", 0.2, 0.5),
-    "vapo": _each("nll_coef", 0.0, 0.5),
+    # With α = 0.05 responses of less than 20 tokens are judged by the critic alone.
+    "vapo": _each("alpha", 1.0, 10.0),
     "seed_grpo": _each("alpha", 0.5, 2.0),
     "bcpg_nsa": _each("beta", 1.0, -0.5),
     "clip_cov": _each("fraction", 0.02, 0.2),

@@ -20,6 +20,9 @@ __all__ = ["Config", "Options", "Setting", "Trial", "final", "held_out", "run", 
 
 Options: TypeAlias = Mapping[str, Any]
 
+CRITIC_RATE = 5.0
+"""step size on VAPO's table of values"""
+
 
 class Setting(NamedTuple):
     """How a task is trained on; the same for every recipe."""
@@ -61,6 +64,8 @@ def _configured(make: Callable[..., Recipe], options: Options, group_size: int) 
     recipe.sampling = replace(recipe.sampling, group_size=group_size)
     # Of 64 responses the papers' 8 or 16 mini-batches would be a handful of tokens each.
     recipe.minibatches = min(recipe.minibatches, 4)
+    # VAPO's 50 steps for its critic alone would be more than a run.
+    recipe.value_pretraining = 0
     return recipe
 
 
@@ -95,6 +100,8 @@ def run(
         learning_rate=rate,
         groups=setting.groups,
         optimizer="adam",
+        # A critic that has to be learnt: nobody is told the exact values.
+        critic_rate=CRITIC_RATE,
         **setting.options,
     )
     every = max(1, setting.steps // points)
