@@ -51,7 +51,7 @@ def configured_recipe(recipe: str | Recipe, args: GRPOConfig) -> Recipe:
     Raises:
         ValueError: an unknown name; a recipe made for another top_p or top_k.
     """
-    top_k = args.top_k or None
+    top_k = args.top_k if args.top_k > 0 else None
     sampler = {"group_size": args.num_generations, "temperature": args.temperature}
     cut = {"top_p": args.top_p, "top_k": top_k}
     if isinstance(recipe, str):

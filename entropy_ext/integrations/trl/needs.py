@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 from entropy_ext.recipes import Recipe
 from entropy_ext.recipes.semantic_curriculum import SemanticCurriculum
 
-__all__ = ["FIELDS", "Refusal", "refusals", "requirements"]
+__all__ = ["FIELDS", "Refusal", "check_supplied", "refusals", "requirements", "supplied"]
 
 FIELDS: dict[str, str] = {
     "old_entropy": "",
@@ -69,3 +69,22 @@ def check_supplied(recipe: Recipe, given: Collection[str]) -> None:
     missing += [f"{name} (give {how})" for name, how in requirements(recipe) if name not in given]
     if missing:
         raise ValueError(f"recipe {recipe.name} needs, and TRL lacks: {'; '.join(missing)}")
+
+
+def supplied(args: Any, given: Mapping[str, Any], correct: object, answers: object) -> set[str]:
+    """The Rollout fields that ask for a setting, and that these arguments of the trainer bring.
+
+    Args:
+        args: the GRPOConfig.
+        given: TRL's arguments by name.
+        correct, answers: ours.
+    """
+    rewards = given.get("reward_funcs")
+    columns = getattr(given.get("train_dataset"), "column_names", None) or ()
+    brought = {
+        "rollout_logp": args.use_vllm or given.get("rollout_func") is not None,
+        "correct": correct is not None or not isinstance(rewards, list) or len(rewards) == 1,
+        "answers": answers is not None,
+        "domain": "domain" in columns,
+    }
+    return {name for name, has in brought.items() if has}

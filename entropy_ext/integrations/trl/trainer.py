@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +17,22 @@ from entropy_ext import TokenStats
 from entropy_ext.integrations.trl import checkpoint
 from entropy_ext.integrations.trl.arguments import checked_config, configured_recipe
 from entropy_ext.integrations.trl.collect import joined
-from entropy_ext.integrations.trl.head import Scoring, score_tokens
 from entropy_ext.integrations.trl.installed import GRPOConfig, SyncRefModelCallback, TRLTrainer
 from entropy_ext.integrations.trl.learner import Learner
 from entropy_ext.integrations.trl.metrics import update_metrics
-from entropy_ext.integrations.trl.needs import check_supplied
+from entropy_ext.integrations.trl.needs import check_supplied, supplied
 from entropy_ext.integrations.trl.rewarded import Rewarded
+from entropy_ext.integrations.trl.rollouts import response_mask, rollout_of
+from entropy_ext.integrations.trl.scoring import ScoringTrainer
 from entropy_ext.recipes import Recipe
 from entropy_ext.rl import Rollout
 
 __all__ = ["GRPOTrainer"]
 
 _SIGNATURE = inspect.signature(TRLTrainer.__init__)
-_MODEL_INPUTS = frozenset(
-    inspect.signature(TRLTrainer._get_per_token_logps_and_entropies).parameters
-)
 
 
-class GRPOTrainer(TRLTrainer):
+class GRPOTrainer(ScoringTrainer):
     """TRL's GRPOTrainer, scoring tokens with entropy_ext and learning by a recipe.
 
     Log-probability and entropy of each token come from one pass in float32, of logits divided by
@@ -85,12 +82,10 @@ class GRPOTrainer(TRLTrainer):
             args = checked_config(recipe, args)
             # Before TRL loads models.
             given = _SIGNATURE.bind_partial(self, model, reward_funcs, args, *positional, **options)
-            check_supplied(recipe, _supplied(args, given.arguments, correct, answers))
-        super().__init__(model, reward_funcs, args, *positional, **options)
-        self._policy_scoring = self._scored_here(self.model, chunked_head)
-        self._scorings = [self._policy_scoring]
-        if self.ref_model is not None:
-            self._scorings.append(self._scored_here(self.ref_model, chunked_head))
+            check_supplied(recipe, supplied(args, given.arguments, correct, answers))
+        super().__init__(
+            model, reward_funcs, args, *positional, chunked_head=chunked_head, **options
+        )
         self._correct = correct
         self._answers = answers
         self.learner: Learner | None = None
@@ -99,24 +94,6 @@ class GRPOTrainer(TRLTrainer):
             self._policy_scoring.extras = recipe.extras
             self.learner = Learner(recipe, self.accelerator)
             self.add_callback(_StepEnd(self))
-
-    def _scored_here(self, model: Any, chunked: bool) -> Scoring:
-        refused = {
-            "a router's loss needs the model's own forward pass": self.aux_loss_enabled,
-            "FSDP shards the output layer": self.is_fsdp_enabled,
-            "DeepSpeed shards the output layer": self.is_deepspeed_enabled,
-        }
-        for reason, holds in refused.items():
-            if chunked and holds:
-                raise ValueError(f"chunked_head: {reason}: pass chunked_head=False")
-        scoring = Scoring(
-            temperature=self.temperature,
-            chunked=chunked,
-            float32_head=self.args.cast_lm_head_to_fp32,
-        )
-        inner = self.accelerator.unwrap_model(model)
-        score_tokens(inner.get_base_model() if hasattr(inner, "peft_config") else inner, scoring)
-        return scoring
 
     def _check_resets(self, recipe: Recipe) -> None:
         resets = type(recipe).after_step is not Recipe.after_step
@@ -130,31 +107,6 @@ class GRPOTrainer(TRLTrainer):
     def _generation_steps(self) -> int:
         """Micro-batches from one generation to the next."""
         return int(self.args.steps_per_generation * self.num_iterations)
-
-    @contextmanager
-    def _seen(self) -> Iterator[list[TokenStats]]:
-        """The statistics of the policy's forward passes within."""
-        seen: list[TokenStats] = []
-        self._policy_scoring.seen = seen
-        try:
-            yield seen
-        finally:
-            self._policy_scoring.seen = None
-
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: Any,
-        attention_mask: Any,
-        logits_to_keep: Any,
-        *positional: Any,
-        **options: Any,
-    ) -> Any:
-        for scoring in self._scorings:
-            scoring.columns = logits_to_keep
-        return super()._get_per_token_logps_and_entropies(
-            model, input_ids, attention_mask, logits_to_keep, *positional, **options
-        )
 
     def _calculate_rewards(
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
@@ -204,43 +156,24 @@ class GRPOTrainer(TRLTrainer):
     def _rollout(self, output: dict[str, Any], stats: TokenStats, training: bool) -> Rollout:
         assert self.learner is not None
         needs = self.learner.recipe.needs
-        place = torch.arange(len(stats.logp), device=stats.logp.device)
-        place = place + len(place) * self.accelerator.process_index
         optional = {
             "ref_logp": output.get("ref_per_token_logps"),
             "rollout_logp": output.get("sampling_per_token_logps"),
             **self._rewarded.fields(needs, self._correct),
         }
-        updates = self._generation_steps // self.args.gradient_accumulation_steps
-        return Rollout(
-            tokens=output["completion_ids"],
-            mask=_response_mask(output),
+        return rollout_of(
+            output,
+            stats,
             rewards=self._rewarded.total,
-            prompt=place // (self.num_generations if training else self.num_generations_eval),
-            old_logp=stats.logp,
-            old_entropy=stats.entropy,
+            fields={name: value for name, value in optional.items() if name in needs},
+            rank=self.accelerator.process_index,
+            group_size=self.num_generations if training else self.num_generations_eval,
             max_length=self.max_completion_length,
-            step=self.state.global_step // updates,
+            step=self.state.global_step
+            * self.args.gradient_accumulation_steps
+            // self._generation_steps,
             progress=min(1.0, self.state.global_step / max(1, self.state.max_steps)),
-            **{name: value for name, value in optional.items() if name in needs},
         )
-
-    def _score(
-        self, model: Any, batch: dict[str, Any], at_once: int, *, aux_loss: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Log-probability and entropy [b, T] of a batch's completions, and the router's loss."""
-        prompts, completions = batch["prompt_ids"], batch["completion_ids"]
-        scores: tuple[Tensor, Tensor, Tensor | None] = self._get_per_token_logps_and_entropies(
-            model,
-            torch.cat([prompts, completions], dim=1),
-            torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
-            completions.shape[1],
-            batch_size=at_once,
-            compute_entropy=True,
-            compute_aux_loss=aux_loss,
-            **{name: value for name, value in batch.items() if name in _MODEL_INPUTS},
-        )
-        return scores
 
     def _compute_loss(self, model: Any, inputs: Any) -> Any:
         if self.learner is None:
@@ -267,7 +200,7 @@ class GRPOTrainer(TRLTrainer):
             on_policy=not training or self._generation_steps == together,
             weights=inputs.get("importance_sampling_ratio"),
         )
-        measured = update_metrics(sums, entropy, _response_mask(inputs), plan, self.accelerator)
+        measured = update_metrics(sums, entropy, response_mask(inputs), plan, self.accelerator)
         if aux_loss is not None:
             loss = loss + self.router_aux_loss_coef * aux_loss / together
             measured["aux_loss"] = self.accelerator.gather(aux_loss.detach()).mean().item()
@@ -327,21 +260,6 @@ class GRPOTrainer(TRLTrainer):
             checkpoint.load(Path(checkpoint_folder), self.learner, self.ref_model)
 
 
-def _supplied(
-    args: GRPOConfig, given: Mapping[str, Any], correct: object, answers: object
-) -> set[str]:
-    """The Rollout fields that these arguments of the trainer bring."""
-    rewards = given.get("reward_funcs")
-    columns = getattr(given.get("train_dataset"), "column_names", None) or ()
-    supplied = {
-        "rollout_logp": args.use_vllm or given.get("rollout_func") is not None,
-        "correct": correct is not None or not isinstance(rewards, list) or len(rewards) == 1,
-        "answers": answers is not None,
-        "domain": "domain" in columns,
-    }
-    return {name for name, has in supplied.items() if has}
-
-
 class _StepEnd(TrainerCallback):
     """Tells the trainer of each optimizer step, before it logs, validates and saves."""
 
@@ -350,9 +268,3 @@ class _StepEnd(TrainerCallback):
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.trainer._finish_step()
-
-
-def _response_mask(batch: dict[str, Any]) -> Tensor:
-    """[b, T] bool: the tokens that the policy wrote."""
-    mask: Tensor = batch["completion_mask"]
-    return (mask * batch["tool_mask"] if "tool_mask" in batch else mask).bool()
