@@ -118,7 +118,7 @@ def plant() -> Tables:
 def measure(profile: Profile) -> Tables:
     """The plant; then training where half of all responses are right: entropy need not vanish."""
     task = token_tree(range(profile.seeds), prompts=4, answers=2)
-    steps = profile.pick(quick=24, full=60)
+    steps = profile.pick(quick=20, full=60)
     return {**plant(), **compare(task, ARMS, steps=steps, learning_rate=10.0)}
 
 

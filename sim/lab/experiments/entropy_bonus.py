@@ -42,7 +42,7 @@ TASKS: dict[str, Callable[[Sequence[int]], Task]] = {
 
 def measure(profile: Profile) -> Tables:
     """A sweep of the coefficient on both tasks; the controller and the KL penalty on one."""
-    steps = profile.pick(quick=20, full=60)
+    steps = profile.pick(quick=16, full=60)
     return {
         name: compare(
             build(range(profile.seeds)),

@@ -19,7 +19,7 @@ from sim.lab.tasks import prompt_set
 
 SHARE, FLIPS = 0.1, 35
 CLEAN, NOISE = "clean", "a tenth of the verdicts flipped"
-# The covariances' share as in covariance_control: of batches this small 0.2 % are one token.
+# Of batches this small the paper's 0.2 % are one token.
 METHODS = {
     "GRPO": arm("grpo", aggregation="token-mean"),
     "KL-Cov": arm("kl_cov", fraction=0.05, minibatches=4),

@@ -18,6 +18,8 @@ from sim.lab.tables import Table, Tables
 from sim.lab.tasks import prompt_set
 
 LEVEL, THRESHOLD = 0.6, 0.2
+EVERY = 6
+"""steps from one pair of slopes to the next"""
 STEPS: dict[str, Any] = {"minibatches": 1}
 FIXED = {
     f"λ = {weight:g}": arm("positive_reweight", delta=0.0, initial=weight, **STEPS)
@@ -35,13 +37,13 @@ ARMS = {
 def measure(profile: Profile) -> Tables:
     """Prompts that interfere, so that entropy need not vanish; and both halves of the slope."""
     task = prompt_set(range(profile.seeds), prompts=16, held_out=0, features=4)
-    steps = profile.pick(quick=30, full=60)
+    steps = profile.pick(quick=18, full=60)
     tables = compare(task, ARMS, steps=steps, learning_rate=40.0, level=LEVEL, runs=True)
     trainer = Trainer(task, FIXED[PLAIN].recipe, steps=steps, learning_rate=40.0)
     slopes = []
     for at in range(steps):
         trainer.step()
-        if at % (steps // 10):
+        if at % EVERY:
             continue
         now = trainer.policy
         advantages = task.rewards - now.mean(task.rewards)[..., None]
