@@ -12,6 +12,8 @@ from torch import Tensor
 from entropy_ext import recipes
 from entropy_ext.integrations.trl import GRPOTrainer
 from entropy_ext.integrations.trl.rewarded import Rewarded
+from entropy_ext.recipes import Recipe, Targets
+from entropy_ext.rl import Rollout
 from tests.integrations.trl_runs import (
     PROMPTS,
     batch_of,
@@ -20,6 +22,7 @@ from tests.integrations.trl_runs import (
     gradients,
     scripted,
     tiny_model,
+    train,
     trainer,
 )
 
@@ -117,3 +120,29 @@ def test_a_column_of_domains_reaches_the_recipe(tmp_path: Path) -> None:
         losses[factor], _ = gradients(ours, batch)
     assert losses[3.0] > 1e-4
     torch.testing.assert_close(losses[3.0], 3 * losses[1.0])
+
+
+class _Diary(Recipe):
+    name = "diary"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pages: list[tuple[int, float, int]] = []
+
+    def targets(self, rollout: Rollout, *, group: Any = None) -> Targets:
+        self.pages.append((rollout.step, rollout.progress, rollout.max_length))
+        return super().targets(rollout, group=group)
+
+
+def test_a_step_of_the_recipe_is_a_generation(tmp_path: Path) -> None:
+    """Counted by optimizer steps, a schedule would run ahead by the mini-batches and epochs."""
+    ours = trainer(
+        GRPOTrainer,
+        tmp_path,
+        steps_per_generation=2,
+        num_iterations=2,
+        max_steps=8,
+        ours={"recipe": _Diary(), "rollout_func": scripted},
+    )
+    train(ours)
+    assert ours.learner.recipe.pages == [(0, 0.0, 6), (1, 0.5, 6)]

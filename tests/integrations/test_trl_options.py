@@ -10,8 +10,8 @@ import torch
 from transformers import MixtralConfig, MixtralForCausalLM
 from trl import GRPOTrainer as TRLTrainer
 
-from entropy_ext import recipes
-from entropy_ext.integrations.trl import GRPOTrainer
+from entropy_ext import linear_token_stats, recipes
+from entropy_ext.integrations.trl import GRPOTrainer, head
 from tests.integrations.trl_runs import batch_of, gradients, scripted, tiny_model, train, trainer
 
 pytestmark = [
@@ -166,3 +166,37 @@ def test_a_float32_output_layer_on_a_half_precision_model(
             )[:2]
         )
     torch.testing.assert_close(scores[1], scores[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "passes"),
+    # Micro-batches of the loss; those of the generation, for old_logp; and of the second of two
+    # mini-batches, for statistics of the policy as it then is.
+    [(None, 4), ("opo", 4 + 4), ("entropic", 4 + 4 + 2)],
+)
+def test_forward_passes_are_those_that_are_said(
+    recipe: str | None, passes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass of its own for the entropy would cost a third of the training."""
+    calls = []
+
+    def counted(*args: Any, **options: Any) -> Any:
+        calls.append(args[2])
+        return linear_token_stats(*args, **options)
+
+    monkeypatch.setattr(head, "linear_token_stats", counted)
+    # Without a recipe TRL needs no pass of its own for old_logp where it steps once.
+    together = 4 if recipe is None else 2
+    train(
+        trainer(
+            GRPOTrainer,
+            tmp_path,
+            per_device_train_batch_size=4,
+            gradient_accumulation_steps=together,
+            steps_per_generation=4,
+            max_steps=4 // together,
+            ours={"recipe": recipe, "rollout_func": scripted},
+        )
+    )
+    assert len(calls) == passes
+    assert all(len(tokens) == 4 for tokens in calls)
