@@ -13,7 +13,7 @@ from rich.console import Console
 
 from sim.rlvr.compare import Scale, compare
 from sim.rlvr.compare_page import write_page
-from sim.rlvr.compare_results import load
+from sim.rlvr.compare_results import load, write_finals
 from sim.rlvr.compare_tasks import TASKS
 from sim.rlvr.options import parse_options
 
@@ -57,7 +57,9 @@ def rlvr_compare(
     small: Annotated[
         bool, typer.Option("--small", help="Tiny models and few steps: seconds, to try it out.")
     ] = False,
-    page: Annotated[Path | None, typer.Option(help="The HTML page; out/index.html.")] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="The HTML page, a CSV file beside it; out/index.html.")
+    ] = None,
 ) -> None:
     """Train every recipe on every task with every seed, and put them on one page.
 
@@ -108,7 +110,8 @@ def rlvr_compare(
         path = out / "index.html" if page is None else page
         command = shlex.join(["python", "-m", "sim", *sys.argv[1:]])
         write_page(path, results, names=chosen, scale=scale, command=command)
-        console.print(f"{path}")
+        write_finals(path.with_suffix(".csv"), results)
+        console.print(f"{path}, and a CSV file of the finals beside it")
     if not finished:
         console.print("Interrupted and saved: the same command goes on from here.")
         raise typer.Exit(INTERRUPTED)

@@ -64,9 +64,9 @@ def _section(results: TaskResults, styles: Mapping[str, tuple[str, str]], scale:
 <h2>{_text(results.task)}</h2>
 <figure>{curves(results, styles)}
 <figcaption>Lines: mean over seeds ({seeds}); bands: least to greatest. Entropy, reward and
-divergence are of the responses sampled for training, at temperature 1; pass@k is of
-{scale.problems} held-out problems with {scale.samples} samples each, by the unbiased
-estimator.</figcaption></figure>
+divergence are of the responses sampled for training, at temperature 1, averaged over the last
+{LAST} steps; pass@k is of {scale.problems} held-out problems with {scale.samples} samples each, by
+the unbiased estimator.</figcaption></figure>
 {_table(results, scale)}
 <h3>Token entropies of generated text</h3>
 {legend(top, threshold)}

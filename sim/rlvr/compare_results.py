@@ -14,7 +14,17 @@ from typing import Any, NamedTuple
 from sim.lab.statistics import t_quantile
 from sim.rlvr.compare_files import run_directory, start_file
 
-__all__ = ["Band", "Estimate", "Run", "TaskResults", "band", "estimate", "load", "pass_band"]
+__all__ = [
+    "Band",
+    "Estimate",
+    "Run",
+    "TaskResults",
+    "band",
+    "estimate",
+    "load",
+    "pass_band",
+    "write_finals",
+]
 
 LAST = 5
 """steps whose mean stands for the end of training"""
@@ -89,6 +99,26 @@ def load(out: Path, names: Sequence[str], tasks: Sequence[str], seeds: int) -> l
     return found
 
 
+def write_finals(path: Path, results: Sequence[TaskResults]) -> None:
+    """One row per run, and per policy before training, as CSV."""
+    rows: list[dict[str, Any]] = []
+    for task in results:
+        for seed, start in enumerate(task.starts):
+            rows.append({"task": task.task, "recipe": "", "seed": seed, **_flat(start)})
+        for name, runs in task.runs.items():
+            for run in runs:
+                ends = {column: run.last(column) for column in ("reward", "kl_reference")}
+                sampled = sum(row["sampled"] for row in run.rows)
+                label = {"task": task.task, "recipe": name, "seed": run.seed}
+                rows.append({**label, **_flat(run.final), **ends, "sampled": sampled})
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def estimate(values: Sequence[float]) -> Estimate:
     """Student's 95 % interval of the mean of independent values."""
     count = len(values)
@@ -99,11 +129,22 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(statistics.fmean(values), half, count)
 
 
-def band(runs: Sequence[Run], column: str) -> Band:
-    """A column of the training steps that every seed has done."""
+def band(runs: Sequence[Run], column: str, *, window: int = LAST) -> Band:
+    """A column of the training steps that every seed has done.
+
+    Args:
+        runs: one per seed.
+        column: of their rows.
+        window: steps in the moving average taken of each seed first, the step itself the last.
+    """
     steps = min(len(run.rows) for run in runs)
     places = [float(row["step"]) for row in runs[0].rows[:steps]]
-    return _over_seeds(places, [[row[column] for row in run.rows[:steps]] for run in runs])
+    values = [[row[column] for row in run.rows[:steps]] for run in runs]
+    smooth = [
+        [statistics.fmean(each[max(0, i + 1 - window) : i + 1]) for i in range(steps)]
+        for each in values
+    ]
+    return _over_seeds(places, smooth)
 
 
 def pass_band(finals: Sequence[dict[str, Any]]) -> Band:
@@ -111,6 +152,11 @@ def pass_band(finals: Sequence[dict[str, Any]]) -> Band:
     powers = list(finals[0]["pass_at_k"])
     values = [[final["pass_at_k"][k] for k in powers] for final in finals]
     return _over_seeds([float(k) for k in powers], values)
+
+
+def _flat(final: dict[str, Any]) -> dict[str, float]:
+    passed = {f"pass@{k}": value for k, value in final["pass_at_k"].items()}
+    return passed | {"entropy": final["entropy"], "forking": final["forking"]}
 
 
 def _over_seeds(at: list[float], values: list[list[float]]) -> Band:

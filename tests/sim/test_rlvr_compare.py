@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import math
 import re
@@ -13,7 +14,7 @@ from sim.__main__ import app
 from sim.rlvr.compare import Scale, compare
 from sim.rlvr.compare_measure import measure
 from sim.rlvr.compare_page import write_page
-from sim.rlvr.compare_results import Run, band, estimate, load
+from sim.rlvr.compare_results import Run, band, estimate, load, write_finals
 from sim.rlvr.compare_tasks import NumberSorting
 from sim.rlvr.compare_tokens import profile
 from sim.rlvr.model import build_model
@@ -164,6 +165,27 @@ def test_page_shows_every_run_and_needs_nothing_else(tmp_path, done):
     assert again.read_text() == page
 
 
+def test_finals_in_the_csv_are_those_of_the_runs(tmp_path, done):
+    """Would catch columns mixed up, and the policy before training counted as a recipe."""
+    results = load(done, ["grpo", "kl_cov"], ["chain_sum"], 2)
+    write_finals(tmp_path / "finals.csv", results)
+    with (tmp_path / "finals.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["recipe"], row["seed"]) for row in rows] == [
+        ("", "0"),
+        ("", "1"),
+        ("grpo", "0"),
+        ("grpo", "1"),
+        ("kl_cov", "0"),
+        ("kl_cov", "1"),
+    ]
+    run = results[0].runs["kl_cov"][1]
+    assert float(rows[-1]["pass@4"]) == run.final["pass_at_k"]["4"]
+    assert float(rows[-1]["forking"]) == run.final["forking"]
+    assert float(rows[-1]["reward"]) == pytest.approx(sum(r["reward"] for r in run.rows) / 3)
+    assert rows[0]["sampled"] == ""
+
+
 def test_profile_marks_forking_tokens_and_darkens_with_entropy():
     """Would catch an underline on the wrong side of the threshold, and a reversed scale."""
     response = {"prompt": "1+1=", "right": True, "tokens": [["2", 0.1, 0.9], ["<", 1.9, 0.2]]}
@@ -188,14 +210,18 @@ def test_estimates_are_students():
 
 
 def test_bands_are_over_the_steps_that_all_seeds_have():
-    """Would catch a mean over different seeds at different steps."""
+    """Would catch a mean over different seeds at each step, and an average that looks ahead."""
     rows = [
-        [{"step": s, "reward": s * k} for s in range(1, n + 1)] for k, n in ((1.0, 3), (3.0, 2))
+        [{"step": s, "reward": s * k} for s in range(1, n + 1)] for k, n in ((1.0, 4), (3.0, 3))
     ]
-    found = band([Run(seed, each, {}) for seed, each in enumerate(rows)], "reward")
-    assert found.at == [1, 2]
-    assert found.mean == [2.0, 4.0]
-    assert (found.low, found.high) == ([1.0, 2.0], [3.0, 6.0])
+    runs = [Run(seed, each, {}) for seed, each in enumerate(rows)]
+    raw = band(runs, "reward", window=1)
+    assert raw.at == [1, 2, 3]
+    assert raw.mean == [2.0, 4.0, 6.0]
+    assert (raw.low, raw.high) == ([1.0, 2.0, 3.0], [3.0, 6.0, 9.0])
+    smooth = band(runs, "reward", window=2)
+    assert smooth.mean == [2.0, 3.0, 5.0]
+    assert smooth.low == [1.0, 1.5, 2.5]
 
 
 def test_measures_against_a_policy_that_is_known():
