@@ -275,6 +275,28 @@ def test_a_missing_field_is_named_with_its_setting(name: str, field: str, settin
         engine.train_batch(data, _loss_function(_config(f"entropy_ext/{name}")))
 
 
+def test_a_schedule_follows_verls_training_steps() -> None:
+    """Would catch a schedule that stays at its start, with or without a length to go by."""
+    from verl.workers.config import OptimizerConfig
+
+    from tests.integrations.verl_engine import BigramEngine, training_data
+
+    register({"positive_reweight": {"schedule": "stage"}})
+    mode = "entropy_ext/positive_reweight"
+    with pytest.raises(ValueError, match="total_training_steps"):
+        _gradient(mode, 8)
+    config = _config(mode, optim=OptimizerConfig(lr=1e-6, total_training_steps=4))
+    engine = BigramEngine()
+    engine.step_optimizer = False
+    attach(engine)
+    gradients = []
+    for _ in range(4):
+        engine.train_batch(training_data(0), _loss_function(config))
+        gradients.append(engine.module.weight.grad.clone())
+    # Only the weight of positive tokens changes between first and last quarter.
+    assert not torch.equal(gradients[0], gradients[-1])
+
+
 def test_verls_own_terms_are_not_added_a_second_time() -> None:
     """Would catch an entropy bonus or a KL penalty that is set and never applied."""
     with pytest.raises(ValueError, match=r"actor\.entropy_coeff.*entropy_coef"):

@@ -102,12 +102,11 @@ class Actor:
         check_settings(recipe, config, config.loss_agg_mode)
         _check_no_second_term(recipe, config)
         data[ROWS] = torch.arange(len(data), device=data.device)
-        total = config.optim.total_training_steps
         batch = mini_batch(
             data,
             recipe,
             step=self.steps,
-            progress=min(1.0, self.steps / total) if total > 0 else 0.0,
+            progress=self._progress(recipe, config),
             max_length=config.loss_scale_factor,
             device=_device(),
         )
@@ -121,6 +120,18 @@ class Actor:
         reads_entropy = recipe.name in self.entropy_read or "entropy" in plan.coefficients
         _assign(data, calculate_entropy=reads_entropy)
         return functools.partial(_loss, recipe, batch, plan, reads_entropy)
+
+    def _progress(self, recipe: Recipe, config: Any) -> float:
+        """Share of training done; 0 where verl was not told how long it is and nobody asks."""
+        total: int = config.optim.total_training_steps
+        if total > 0:
+            return min(1.0, self.steps / total)
+        if getattr(recipe, "schedule", "entropy") != "entropy":
+            raise ValueError(
+                f"recipe {recipe.name} needs Rollout.progress: expected "
+                f"actor.optim.total_training_steps above 0, got {total}"
+            )
+        return 0.0
 
     def _statistics(self, data: Any, width: int) -> TokenStats:
         """Of the policy as it is now, over the mini-batch."""
