@@ -24,8 +24,8 @@ HOOKED = [name for name, row in COVERAGE.items() if row.loss == "actor hook"]
 OPTIONS: dict[str, dict[str, Any]] = {
     "clip_cov": {"fraction": 0.2, "bounds": (0.05, 5.0)},
     "kl_cov": {"fraction": 0.2},
-    "advanced": {"fraction": 0.2, "bounds": (0.05, 5.0), "target": 2.0},
-    "sent": {"cov_fraction": 0.2},
+    "advanced": {"fraction": 0.2, "bounds": (0.05, 5.0), "target": 2.0, "stages": 1},
+    "sent": {"cov_fraction": 0.2, "stages": 1},
     "entropic": {"target": 2.0, "confident": 0.2},
     "skywork_or1": {"target": 3.0, "gate": "current_le"},
     "erc": {"entropy_low": 0.5, "entropy_high": 0.5},
@@ -295,6 +295,14 @@ def test_a_schedule_follows_verls_training_steps() -> None:
         gradients.append(engine.module.weight.grad.clone())
     # Only the weight of positive tokens changes between first and last quarter.
     assert not torch.equal(gradients[0], gradients[-1])
+
+
+@pytest.mark.parametrize("name", ["sent", "advanced"])
+def test_a_curriculum_is_refused(name: str) -> None:
+    """Would catch a recipe that runs without a part of it, and nobody is told."""
+    register()
+    with pytest.raises(ValueError, match="stages=1"):
+        _gradient(f"entropy_ext/{name}", 8)
 
 
 def test_verls_own_terms_are_not_added_a_second_time() -> None:

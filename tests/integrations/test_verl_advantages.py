@@ -12,6 +12,7 @@ from torch import Tensor
 
 from entropy_ext import recipes
 from entropy_ext.integrations.verl import COVERAGE, register, unregister
+from tests.integrations.verl_cases import UNSTAGED
 
 pytest.importorskip("verl", reason="verl is not installed: `make test-verl` runs these")
 
@@ -20,7 +21,7 @@ REFUSED = [name for name, row in COVERAGE.items() if row.loss is None]
 
 @pytest.fixture(autouse=True)
 def _registered() -> Iterator[None]:
-    register(correct_above=0.5)
+    register(UNSTAGED, correct_above=0.5)
     yield
     unregister()
 

@@ -14,6 +14,7 @@ from entropy_ext import recipes
 from entropy_ext.integrations.verl import COVERAGE, register, replace_token_functions
 from entropy_ext.integrations.verl.coverage import PROVIDED, check_covered, route
 from entropy_ext.integrations.verl.installed import FIRST, UNTESTED, check_version
+from tests.integrations.verl_cases import UNSTAGED
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "integrations.md"
 
@@ -57,6 +58,11 @@ def test_what_a_recipe_needs_is_there_or_it_is_refused(name: str) -> None:
             check_covered(recipe)
         assert row.missing in str(caught.value)
         return
+    if name in UNSTAGED:
+        with pytest.raises(ValueError, match="stages=1"):
+            check_covered(recipe)
+        recipe = recipes.get(name, **UNSTAGED[name])
+    check_covered(recipe)
     assert recipe.needs <= {"correct", *PROVIDED}
     assert not recipe.extras
     fields = recipe.needs - {"correct"}

@@ -14,7 +14,7 @@ from entropy_ext import TokenStats, recipes
 from entropy_ext.integrations.verl import COVERAGE, register, unregister
 from entropy_ext.recipes import Targets
 from entropy_ext.rl import Rollout
-from tests.integrations.verl_cases import Batch, actor_config, batch
+from tests.integrations.verl_cases import UNSTAGED, Batch, actor_config, batch
 
 pytest.importorskip("verl", reason="verl is not installed: `make test-verl` runs these")
 
@@ -25,7 +25,7 @@ REFUSED = [name for name, row in COVERAGE.items() if row.loss is None]
 
 @pytest.fixture(autouse=True)
 def _registered() -> Iterator[None]:
-    register(correct_above=0.5)
+    register(UNSTAGED, correct_above=0.5)
     yield
     unregister()
 

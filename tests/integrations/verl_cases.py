@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+# verl draws the prompts itself: without a curriculum these two can run.
+UNSTAGED: dict[str, dict[str, Any]] = {"sent": {"stages": 1}, "advanced": {"stages": 1}}
+
 
 class Batch(NamedTuple):
     """B responses; the mask has rows of every length, one of them empty if asked for."""

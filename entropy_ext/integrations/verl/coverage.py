@@ -15,7 +15,7 @@ Route = Literal["policy loss", "actor hook"]
 
 _FILTER = "group filter: algorithm.filter_groups"
 _OVERLONG = "overlong penalty: verl's dapo reward manager"
-_CURRICULUM = "curriculum: data.sampler"
+_CURRICULUM = "curriculum: refused, stages=1 is without"
 
 PROVIDED = {
     "ref_logp": ("ref_log_prob", "actor.use_kl_loss=True with actor.kl_loss_coef=0"),
@@ -92,17 +92,25 @@ COVERAGE: dict[str, Coverage] = {
 
 def route(recipe: Recipe) -> Route | None:
     """How a recipe's loss gets into verl, its options considered."""
-    coverage = COVERAGE[recipe.name]
-    if coverage.loss is None or recipe.extras:
+    if _missing(recipe):
         return None
     # The bonus needs entropies, the penalty the reference: neither is in the loss's signature.
     if recipe.entropy_coef != 0 or recipe.kl_coef > 0:
         return "actor hook"
-    return coverage.loss
+    return COVERAGE[recipe.name].loss
 
 
 def check_covered(recipe: Recipe) -> None:
     """Raise ValueError naming what verl does not pass on, if this recipe cannot do without it."""
-    if route(recipe) is None:
-        missing = COVERAGE[recipe.name].missing or "stats.collision and stats.collision_logp"
+    if missing := _missing(recipe):
         raise ValueError(f"recipe {recipe.name} needs {missing}, which verl does not pass on")
+
+
+def _missing(recipe: Recipe) -> str:
+    if missing := COVERAGE[recipe.name].missing:
+        return missing
+    if recipe.extras:
+        return "stats.collision and stats.collision_logp"
+    if getattr(recipe, "stages", 1) > 1:
+        return "PromptStats.semantic_entropy (stages=1 is without a curriculum)"
+    return ""
