@@ -74,7 +74,7 @@ def linear_token_stats(
     """
     tau = _checked_temperature(hidden, weight, tokens, bias, temperature, mask)
     check_flag("extras", extras)
-    refuse_forward_mode("linear_token_stats", hidden, weight, bias)
+    refuse_forward_mode("linear_token_stats", hidden, weight, bias, tau)
     chunk = chunk_rows(hidden, len(weight), chunk_tokens)
     logp, entropy, lse, _, _, extra = ops_linear.linear_token_stats_forward(
         hidden, weight, bias, tokens, tau, mask, extras, chunk
@@ -131,7 +131,7 @@ def linear_token_loss(
     if not callable(token_loss):
         raise TypeError(f"token_loss: expected a function, got {type(token_loss).__name__}")
     check_scale("grad_scale", grad_scale)
-    refuse_forward_mode("linear_token_loss", hidden, weight, bias)
+    refuse_forward_mode("linear_token_loss", hidden, weight, bias, tau)
     chunk = chunk_rows(hidden, len(weight), chunk_tokens, align)
     loss, *fields = _apply(
         hidden, weight, bias, tokens, tau, mask, token_loss, chunk, extras, grad_scale

@@ -98,7 +98,7 @@ def token_stats(
     temperature = temperature_tensor(temperature, logits)
     if not isinstance(support, Support | None):
         raise TypeError(f"support: expected a Support, got {type(support).__name__}")
-    refuse_forward_mode("token_stats", logits)
+    refuse_forward_mode("token_stats", logits, temperature)
     if inplace_backward:
         check_inplace(logits, support is not None)
         logp, entropy, lse, extra = inplace_token_stats(logits, tokens, temperature, mask, extras)

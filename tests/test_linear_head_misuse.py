@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from functools import partial
 from typing import Any
@@ -192,6 +193,19 @@ def test_forward_mode_is_refused(name: str, how: str) -> None:
     derive = dual if how == "dual" else partial(torch.func.jvp, run, (at,), (at,))
     with pytest.raises(RuntimeError, match=f"{name} has no forward-mode derivative"):
         derive()
+
+
+@pytest.mark.parametrize("function", [token_stats, linear_token_stats, linear_token_loss])
+def test_forward_mode_by_the_temperature_is_refused(function: Any) -> None:
+    """Catches a tangent of 0 where the statistics do depend on the temperature."""
+    arguments = draw(torch.float32, CPU) | {"token_loss": lambda s, rows: s.logp}
+    arguments["logits"] = arguments["hidden"]
+    known = inspect.signature(function).parameters.keys()
+    given = {name: value for name, value in arguments.items() if name in known}
+    given["tokens"] = torch.zeros_like(given["tokens"])
+    tau = torch.ones(given["tokens"].shape)
+    with pytest.raises(RuntimeError, match=f"{function.__name__} has no forward-mode derivative"):
+        torch.func.jvp(lambda x: function(**(given | {"temperature": x})), (tau,), (tau,))
 
 
 @pytest.mark.parametrize(
