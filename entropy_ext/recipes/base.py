@@ -90,6 +90,8 @@ class Recipe:
     epochs: int = 1
     """passes over a rollout"""
     sampling: Sampling = Sampling()
+    corrects_sampler: ClassVar[bool] = False
+    """the loss weighs tokens by the trainer's probability over the sampler's"""
     value_pretraining: int = 0
     """steps that train the value head alone on its returns, the policy fixed, before all others"""
 

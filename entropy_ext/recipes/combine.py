@@ -25,9 +25,14 @@ def combine(
         aggregation: what settles it where two of them average differently.
 
     Raises:
-        ValueError: see `composite`; or two of them average differently.
+        ValueError: see `composite`; or two of them average differently, or both correct for the
+            sampler.
     """
     classes = list(dict.fromkeys((*reversed(parts), base)))
+    if len(correcting := [c.name for c in classes if c.corrects_sampler]) > 1:
+        raise ValueError(
+            f"compose: {correcting[1]} and {correcting[0]} both correct for the sampler"
+        )
     # What another one derives from is in it already, and could not stand before it.
     bases = [c for c in classes if not any(o is not c and issubclass(o, c) for o in classes)]
     figures = {

@@ -34,6 +34,7 @@ class TruncatedIS(Recipe):
     name: ClassVar[str] = "truncated_is"
     paper: ClassVar[str] = "verl, rollout correction"
     needs: frozenset[str] = frozenset({"rollout_logp"})
+    corrects_sampler: ClassVar[bool] = True
 
     def __init__(self, *, low: float = 0.0, high: float = 2.0, **options: Any) -> None:
         super().__init__(**options)

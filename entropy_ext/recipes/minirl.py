@@ -37,6 +37,7 @@ class MiniRL(MeanBaseline):
     name: ClassVar[str] = "minirl"
     paper: ClassVar[str] = "arXiv 2512.01374"
     needs: frozenset[str] = frozenset({"rollout_logp"})
+    corrects_sampler: ClassVar[bool] = True
     aggregation: Aggregation = "seq-mean-token-sum"
 
     def __init__(

@@ -38,5 +38,7 @@ class PassAtK(Recipe):
     def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
         """What each response adds to the best of k."""
         self.check(rollout)
+        # A harness may have set another group size since; smaller groups would all get 0.
+        check_bound("k", self.k, at_most=self.sampling.group_size - 1)
         rewards, prompt, mask = rollout.rewards, rollout.prompt, rollout.mask
         return Targets(pass_at_k_advantage(rewards, prompt, mask, k=self.k, eps=self.eps))

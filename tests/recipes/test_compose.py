@@ -126,6 +126,24 @@ def test_the_best_of_k_as_a_part():
         recipes.compose("pass_at_k", "dr_grpo")
 
 
+def test_the_best_of_k_in_groups_that_became_too_small():
+    """A harness that samples fewer responses than the recipe was made for: all would get 0."""
+    recipe = recipes.compose("grpo", "pass_at_k", k=3)
+    recipe.sampling = Sampling(group_size=3)
+    with pytest.raises(ValueError, match="k: expected a number <= 2, got 3"):
+        recipe.targets(make_rollout())
+
+
+@pytest.mark.parametrize(
+    "names", [("minirl", "truncated_is"), ("masked_is", "minirl"), ("truncated_is", "masked_is")]
+)
+def test_one_correction_for_the_sampler(names):
+    """Two would weigh each token by the square of the mismatch, or one would go unnoticed."""
+    first, second = names
+    with pytest.raises(ValueError, match=f"{first} and {second} both correct for the sampler"):
+        recipes.compose(*names)
+
+
 @pytest.mark.parametrize(
     ("part", "neutral", "recipe"),
     [
