@@ -54,6 +54,18 @@ def test_a_certain_token_is_ppo_s():
     assert dcpo_bounds(torch.zeros(1).double(), **options)[1].item() == pytest.approx(1.2)
 
 
+def test_bounds_of_rare_tokens_are_numbers():
+    """float16 has no e¹², and 0·∞ is NaN: the bounds would let such a token through unclipped."""
+    rare = torch.tensor([[-12.0, -200.0, -math.inf]])
+    for eps in (0.0, 0.2):
+        for old in (rare, rare.half()):
+            low, high = dcpo_bounds(old, eps_low=eps, eps_high=eps)
+            assert (high.diff() >= 0).all()
+            assert low.tolist() == [[0.5 if eps else 1.0] * 3]
+    exact = 0.5 + 0.5 * math.sqrt(1 + 0.8 * math.exp(12))
+    assert high[0, 0].item() == pytest.approx(exact)
+
+
 def test_edges():
     check_edges(dcpo)
     with pytest.raises(ValueError, match="eps_low: expected a finite number >= 0"):

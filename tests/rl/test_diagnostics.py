@@ -11,6 +11,7 @@ from entropy_ext import TokenStats, covariance, token_stats
 from entropy_ext.recipes import Recipe
 from entropy_ext.rl.diagnostics import EntropyMonitor, fit_entropy_performance, pass_at_k
 from entropy_ext.rl.diagnostics.fit import _student_t
+from entropy_ext.rl.losses import kl_cov
 from tests.recipe_runs import make_logits, make_rollout
 
 
@@ -182,6 +183,31 @@ def test_monitor_repeats_the_last_mean_where_there_is_none():
     rows = TokenStats(*(x[:0] for x in stats if x is not None))
     fresh = EntropyMonitor().update(rows, empty, zeros[:0])
     assert all(value == 0 for value in EntropyMonitor.floats(fresh).values())
+
+
+def test_monitor_of_responses_without_a_token():
+    """[B, 0]: zeros, not an error of an empty dimension."""
+    stats, rollout, advantages = _example()
+    per_token = {k: x for k, x in vars(rollout).items() if getattr(x, "ndim", 1) == 2}
+    cut = {name: values[:, :0] for name, values in per_token.items()}
+    rows = TokenStats(*(x[:, :0] for x in stats[:3]))
+    seen = EntropyMonitor().update(rows, rollout.replace(**cut), advantages[:, :0])
+    assert EntropyMonitor.floats(seen)["groups/zero_advantage"] == 1
+
+
+def test_monitor_of_a_loss_that_does_not_clip():
+    """The metrics of KL-Cov count no clipped tokens: there is then no share of them."""
+    stats, rollout, advantages = _example()
+    selected = torch.zeros_like(rollout.mask)
+    loss = kl_cov(stats.logp, rollout.old_logp, advantages, rollout.mask, selected)
+    seen = EntropyMonitor().update(stats, rollout, advantages, loss.metrics)
+    assert "kl/old" in seen
+    assert "clip/low" not in seen
+
+
+def test_monitor_s_k_counts_responses():
+    with pytest.raises(TypeError, match=r"k: expected an integer, got 1\.5"):
+        EntropyMonitor(k=1.5)
 
 
 def test_restored_monitor_continues_alike():

@@ -29,7 +29,8 @@ class EntropyMonitor:
     - entropy_change/predicted: mean exact first-order change per unit step on the scaled logits
       (with stats that carry the extras); entropy_change/measured: mean entropy minus that of the
       step before; nats
-    - clip/low and clip/high: shares of tokens (with the metrics of the step's losses)
+    - clip/low and clip/high: shares of tokens (with the metrics of the step's losses, where they
+      clip)
     - kl/old, and kl/reference (with ref_logp): means of e⁻ᵈ − 1 + d, d = logp − the other's; nats
     - pass/1 and pass/k, means over prompts, and ceiling, the b − a of R = b − a·exp(H) fitted to
       the steps so far, R being pass/1 (with correct)
@@ -54,7 +55,7 @@ class EntropyMonitor:
         top_fraction: float = 2e-4,
         group: dist.ProcessGroup | None = None,
     ) -> None:
-        check_bound("k", k, at_least=1)
+        check_bound("k", k, at_least=1, integer=True)
         check_bound("top_fraction", top_fraction, at_least=0, at_most=1)
         self.k = k
         self.top_fraction = top_fraction
@@ -87,7 +88,7 @@ class EntropyMonitor:
             **self._of_entropy(stats.entropy, advantages, mask),
             **self._of_covariance(stats.logp, advantages, mask),
             "groups/zero_advantage": self._share_of_groups(
-                rollout.prompt, torch.where(rollout.mask, advantages, 0.0).abs().amax(-1) == 0
+                rollout.prompt, ~(rollout.mask & (advantages != 0)).any(-1)
             ),
             "kl/old": self._mean_k3(stats.logp, rollout.old_logp, mask),
         }
@@ -96,7 +97,7 @@ class EntropyMonitor:
             seen["entropy_change/predicted"] = self._mean(change, mask & torch.isfinite(change))
         if rollout.ref_logp is not None:
             seen["kl/reference"] = self._mean_k3(stats.logp, rollout.ref_logp, mask)
-        if metrics is not None:
+        if metrics is not None and "clip_low" in metrics:
             counts = [metrics[name].double() for name in ("clip_low", "clip_high", "tokens")]
             low, high, tokens = summed(torch.stack(counts), group=self.group)
             seen.update({"clip/low": low / tokens, "clip/high": high / tokens})

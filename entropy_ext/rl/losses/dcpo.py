@@ -12,6 +12,7 @@ from entropy_ext.rl.losses.token_loss import (
     log_ratio,
     ratio_metrics,
 )
+from entropy_ext.rl.precision import at_least_float32
 
 __all__ = ["dcpo", "dcpo_bounds"]
 
@@ -36,7 +37,8 @@ def dcpo_bounds(
         eps_high: ≥ 0.
 
     Returns:
-        The lower and the upper bound, [B, T] each; the upper is infinite where q is 0.
+        The lower and the upper bound, [B, T] each, at least float32. Below q = e⁻⁸⁰ they are those
+        of e⁻⁸⁰, and the upper is beyond any ratio.
 
     Raises:
         ValueError, TypeError: a wrong dtype or bound.
@@ -44,7 +46,8 @@ def dcpo_bounds(
     check_tensor("old_logp", old_logp, floating=True)
     check_bound("eps_low", eps_low, at_least=0, finite=True)
     check_bound("eps_high", eps_high, at_least=0, finite=True)
-    rarity = 4 * (-old_logp).exp()
+    # An infinite 1/q times an eps of 0 would be NaN.
+    rarity = 4 * (-at_least_float32(old_logp)).clamp(max=80).exp()
     low = 0.5 + 0.5 * (1 - eps_low * rarity).clamp(min=0).sqrt()
     return low, 0.5 + 0.5 * (1 + eps_high * rarity).sqrt()
 
