@@ -21,7 +21,7 @@ from entropy_ext.integrations.trl.installed import (
     check_version,
 )
 from entropy_ext.recipes import RECIPES, Recipe, Sampling
-from tests.integrations.trl_runs import early_words, first_word, settings, trainer
+from tests.integrations.trl_runs import early_words, first_word, settings, train, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in v6:FutureWarning")
 
@@ -99,6 +99,32 @@ def test_a_recipe_made_for_another_sampler_is_refused(tmp_path: Path) -> None:
     cut = recipes.get("grpo", sampling=Sampling(top_p=0.9))
     ours = trainer(GRPOTrainer, tmp_path, ours={"recipe": cut}, top_p=0.9)
     assert ours.learner.recipe.sampling == Sampling(group_size=4, temperature=0.8, top_p=0.9)
+
+
+def test_arguments_for_recipes_alone_are_refused_without_one(tmp_path: Path) -> None:
+    """A verdict that nobody asks for looks as if it decided what is learnt from."""
+    for name in ("correct", "answers"):
+        with pytest.raises(ValueError, match=f"{name}: expected none without a recipe"):
+            trainer(GRPOTrainer, tmp_path, ours={name: list})
+    with pytest.raises(TypeError, match="chunked_head: expected True or False, got 'no'"):
+        trainer(GRPOTrainer, tmp_path, ours={"chunked_head": "no"})
+
+
+def test_a_recipe_is_copied(tmp_path: Path) -> None:
+    """A second trainer with the same Recipe would go on with the controllers of the first."""
+    recipe = recipes.get("entropic")
+    before = (str(recipe.state_dict()), recipe.sampling)
+    ours = trainer(GRPOTrainer, tmp_path, ours={"recipe": recipe}, max_steps=1)
+    train(ours)
+    assert str(ours.learner.recipe.state_dict()) != before[0]
+    assert (str(recipe.state_dict()), recipe.sampling) == before
+
+
+def test_groups_too_small_for_the_recipe(tmp_path: Path) -> None:
+    """The best of 4 of 4 is the same for all of them: nothing would be learnt, without a word."""
+    recipe = recipes.compose("grpo", "pass_at_k", k=4)
+    with pytest.raises(ValueError, match="k: expected a number <= 3, got 4"):
+        train(trainer(GRPOTrainer, tmp_path, ours={"recipe": recipe}, num_generations=4))
 
 
 def test_an_unknown_recipe_and_a_missing_config(tmp_path: Path) -> None:

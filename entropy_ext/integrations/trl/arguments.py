@@ -9,8 +9,6 @@ from typing import Any
 from entropy_ext import recipes
 from entropy_ext.integrations.trl.installed import GRPOConfig
 from entropy_ext.recipes import Recipe
-from entropy_ext.recipes.importance import TruncatedIS
-from entropy_ext.recipes.minirl import MiniRL
 
 __all__ = ["LEFT_TO_RECIPE", "checked_config", "config_arguments", "configured_recipe"]
 
@@ -46,7 +44,7 @@ def config_arguments(recipe: Recipe, *, gradient_accumulation_steps: int = 1) ->
 
 
 def configured_recipe(recipe: str | Recipe, args: GRPOConfig) -> Recipe:
-    """The recipe, told how TRL is going to sample.
+    """The recipe, told how TRL is going to sample; of a Recipe a copy, for its controllers move.
 
     Raises:
         ValueError: an unknown name; a recipe made for another top_p or top_k.
@@ -67,6 +65,7 @@ def configured_recipe(recipe: str | Recipe, args: GRPOConfig) -> Recipe:
             f"recipe {recipe.name}: was made for {own}, and the GRPOConfig samples with {cut}: "
             "give the recipe sampling=Sampling(...) of the same"
         )
+    recipe = copy.deepcopy(recipe)
     recipe.sampling = dataclasses.replace(recipe.sampling, **sampler)
     return recipe
 
@@ -96,8 +95,8 @@ def checked_config(recipe: Recipe, args: GRPOConfig) -> GRPOConfig:
         )
     if args.max_completion_length is None:
         raise ValueError("max_completion_length: expected a number with a recipe, got None")
-    corrects = isinstance(recipe, TruncatedIS | MiniRL)
-    if corrects and args.use_vllm and args.vllm_importance_sampling_correction:
+    twice = recipe.corrects_sampler and args.use_vllm
+    if twice and args.vllm_importance_sampling_correction:
         raise ValueError(
             f"vllm_importance_sampling_correction: recipe {recipe.name} corrects for the sampler "
             "itself: set it to False"

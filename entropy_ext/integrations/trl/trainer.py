@@ -26,6 +26,7 @@ from entropy_ext.integrations.trl.rollouts import response_mask, rollout_of
 from entropy_ext.integrations.trl.scoring import ScoringTrainer
 from entropy_ext.recipes import Recipe
 from entropy_ext.rl import Rollout
+from entropy_ext.rl.checks import check_flag
 
 __all__ = ["GRPOTrainer"]
 
@@ -50,7 +51,8 @@ class GRPOTrainer(ScoringTrainer):
 
     Args:
         model, reward_funcs, args, positional, options: as TRL's.
-        recipe: a name in entropy_ext.recipes.RECIPES, or a Recipe; None: TRL's own loss.
+        recipe: a name in entropy_ext.recipes.RECIPES, or a Recipe, which is copied; None: TRL's own
+            loss.
         chunked_head: form the logits a chunk at a time and again for the gradient, as TRL does;
             False stores those of the completions, a matrix product less.
         correct: from the rewards [B, number of reward functions], NaN where a function had none,
@@ -60,7 +62,7 @@ class GRPOTrainer(ScoringTrainer):
 
     Raises:
         ValueError: naming the recipe and the field that TRL does not supply; a setting that the
-            recipe replaces, or that contradicts it.
+            recipe replaces, or that contradicts it; one for recipes alone without a recipe.
     """
 
     def __init__(
@@ -75,7 +77,14 @@ class GRPOTrainer(ScoringTrainer):
         answers: Callable[[list[Any]], Sequence[Hashable | None]] | None = None,
         **options: Any,
     ) -> None:
-        if recipe is not None:
+        check_flag("chunked_head", chunked_head)
+        if recipe is None:
+            for name, value in (("correct", correct), ("answers", answers)):
+                if value is not None:
+                    raise ValueError(
+                        f"{name}: expected none without a recipe, which alone reads it"
+                    )
+        else:
             if args is None:
                 raise ValueError("args: expected a GRPOConfig with a recipe, got None")
             recipe = configured_recipe(recipe, args)
