@@ -190,6 +190,39 @@ def test_an_option_moves_a_recipe_to_the_hook() -> None:
         torch.testing.assert_close(gradient, expected, rtol=2e-5, atol=1e-6)
 
 
+def test_importance_weights_multiply_the_policy_loss_alone() -> None:
+    """verl weighs neither the KL penalty nor the entropy bonus: at weights of 0 those are left."""
+    from tests.integrations.verl_engine import BigramEngine, training_data
+
+    register({"gspo": {"kl_coef": 0.1, "entropy_coef": 0.1}})
+
+    def gradient(changed: str) -> Tensor:
+        engine = BigramEngine()
+        engine.step_optimizer = False
+        attach(engine)
+        data = training_data(0)
+        data[changed] = data["advantages"] * 0
+        engine.train_batch(data, _loss_function(_config("entropy_ext/gspo")))
+        return engine.module.weight.grad
+
+    weighted, without_advantages = gradient("rollout_is_weights"), gradient("advantages")
+    assert without_advantages.abs().max() > 1e-3
+    torch.testing.assert_close(weighted, without_advantages, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["truncated_is", "masked_is", "minirl"])
+def test_one_correction_for_the_sampler(name: str) -> None:
+    """Both would weigh each token by the square of the mismatch."""
+    from tests.integrations.verl_engine import BigramEngine, training_data
+
+    engine = BigramEngine()
+    attach(engine)
+    data = training_data(0)
+    data["rollout_is_weights"] = data["advantages"] * 0
+    with pytest.raises(ValueError, match=f"recipe {name} corrects for the sampler itself"):
+        engine.train_batch(data, _loss_function(_config(f"entropy_ext/{name}")))
+
+
 def test_metrics_and_loss_are_reported_as_verl_aggregates_them() -> None:
     """Would catch a loss reported as a mean of shares, and a controller nobody can watch."""
     from verl.utils.metric import AggregationType

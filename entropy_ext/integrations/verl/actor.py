@@ -165,9 +165,9 @@ def _loss(
     rows = data[ROWS].to(logp.device)
     share, targets = plan.rows(rows), batch.targets.rows(rows)
     rollout = batch.rollout.rows(rows)
-    values, sums = recipe.token_loss(TokenStats(logp, entropy, unknown), rollout, targets, share)
     if batch.importance is not None:
-        values = torch.where(share.mask, values * batch.importance[rows], 0.0)
+        share = share.weighted(batch.importance[rows])
+    values, sums = recipe.token_loss(TokenStats(logp, entropy, unknown), rollout, targets, share)
     loss = share.aggregate(values)
     metrics = {name: metric("mean", value) for name, value in means(sums).items()}
     for name, coefficient in plan.coefficients.items():

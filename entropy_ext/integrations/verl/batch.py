@@ -41,7 +41,8 @@ def mini_batch(
         device: of the tensors returned.
 
     Raises:
-        ValueError: without a field that the recipe needs, naming verl's setting for it.
+        ValueError: without a field that the recipe needs, naming verl's setting for it; with
+            weights for a mismatch that the recipe makes up for as well.
     """
     present = set(data.keys())
     names = {"mask": "response_mask", "old_logp": "old_log_probs", "advantages": "advantages"}
@@ -54,6 +55,12 @@ def mini_batch(
             )
     if "rollout_is_weights" in present:
         names["importance"] = "rollout_is_weights"
+        if recipe.corrects_sampler:
+            raise ValueError(
+                f"recipe {recipe.name} corrects for the sampler itself: expected no "
+                "rollout_is_weights in verl's data, set "
+                "algorithm.rollout_correction.rollout_is=null"
+            )
     padded = data.select(*names.values()).to_padded_tensor()
     found = {name: padded[key].to(device) for name, key in names.items()}
     mask = found.pop("mask").bool()
