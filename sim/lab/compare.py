@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
+from operator import sub
 from typing import Any, NamedTuple
 
 import torch
@@ -25,8 +27,12 @@ __all__ = [
     "compare",
     "difference",
     "difference_at",
+    "ends",
+    "falls",
     "final",
+    "gained",
     "lost",
+    "misses",
     "tabulate",
 ]
 
@@ -149,6 +155,29 @@ def at_level(rising: Tensor, other: Tensor, level: float) -> list[float]:
 def final(tables: Tables, arm: str, measure: str) -> Interval:
     """Mean over seeds at the end of an arm's run."""
     return interval(tables["finals"].numbers("value", arm=arm, measure=measure))
+
+
+def gained(tables: Tables, arm: str, measure: str) -> Interval:
+    """Mean over seeds of end − start of an arm's run."""
+    rows = tables["finals"].where(arm=arm, measure=measure)
+    return paired(rows.numbers("value"), rows.numbers("start"))
+
+
+def ends(tables: Tables, arm: str, measure: str) -> list[float]:
+    """Of each seed, at the end of an arm's run."""
+    return tables["finals"].numbers("value", arm=arm, measure=measure)
+
+
+def misses(tables: Tables, arm: str, target: float, measure: str = "entropy") -> list[float]:
+    """|measure − target| of each seed at the end of an arm's run."""
+    return [abs(end - target) for end in ends(tables, arm, measure)]
+
+
+def falls(tables: Tables, arm: str, measure: str = "reward") -> list[float]:
+    """The largest fall of each seed's run below what it had reached before; wants "runs"."""
+    rows = tables["runs"].where(arm=arm)
+    runs = [rows.numbers(measure, seed=seed) for seed in rows.values("seed")]
+    return [max(map(sub, accumulate(run, max), run)) for run in runs]
 
 
 def lost(tables: Tables, arm: str) -> Interval:

@@ -7,10 +7,23 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from sim.lab.tables import Tables
+from sim.lab.statistics import Interval, interval
+from sim.lab.tables import Cell, Table, Tables
 from sim.plots import COLOURS, panels
 
-__all__ = ["LABELS", "STYLES", "curves", "lines", "style"]
+__all__ = [
+    "LABELS",
+    "STYLES",
+    "against",
+    "biases",
+    "curves",
+    "error_bars",
+    "legend",
+    "lines",
+    "panel",
+    "rule",
+    "style",
+]
 
 LABELS = {
     "entropy": "token entropy, nats",
@@ -41,20 +54,50 @@ def style(index: int) -> dict[str, Any]:
 
 def curves(
     tables: Tables,
-    measures: Sequence[str],
+    measures: Sequence[str | None],
     *,
     labels: Mapping[str, str] | None = None,
     arms: Sequence[str] | None = None,
     xlabel: str = "training step",
 ) -> Axes:
-    """One panel for each measure, one line for each arm, its band the 95 % interval over seeds."""
+    """One panel for each measure, one line for each arm, its band the 95 % interval over seeds.
+
+    The panel of a measure None stays empty, for the experiment to draw; see `panel`.
+    """
     axes = panels(len(measures), width=4.2, height=3.5)
     for axis, measure in zip(axes, measures, strict=True):
+        if measure is None:
+            continue
         lines(axis, tables, measure, arms=arms)
         axis.set_xlabel(xlabel)
         axis.set_ylabel({**LABELS, **(labels or {})}[measure])
-    axes[0].legend(frameon=False, fontsize="small")
+    if measures[0] is not None:
+        legend(axes[0])
     return axes[0]
+
+
+def panel(axis: Axes, place: int) -> Axes:
+    """Another panel of the axis's figure, from 0 on."""
+    figure = axis.get_figure(root=True)
+    assert figure is not None
+    return figure.axes[place]
+
+
+def legend(*axes: Axes) -> None:
+    """The legend of each panel, small and without a frame."""
+    for axis in axes:
+        axis.legend(frameon=False, fontsize="small")
+
+
+def rule(axis: Axes, value: float) -> None:
+    """A horizontal line at a value to compare with: a target, no change."""
+    axis.axhline(value, color="0.3", linewidth=1)
+
+
+def error_bars(axis: Axes, places: Sequence[float], found: Sequence[Interval], **look: Any) -> None:
+    """Means with their 95 % intervals; look as in `Axes.errorbar`."""
+    half = [one.high - one.value for one in found]
+    axis.errorbar(places, [one.value for one in found], yerr=half, **look)
 
 
 def lines(axis: Axes, tables: Tables, measure: str, *, arms: Sequence[str] | None = None) -> None:
@@ -74,3 +117,34 @@ def lines(axis: Axes, tables: Tables, measure: str, *, arms: Sequence[str] | Non
         )
     axis.set(xlabel="training step", ylabel=LABELS.get(measure, measure))
     axis.set_xlim(left=0)
+
+
+def against(
+    axis: Axes, tables: Tables, x: str, y: str, *, arms: Sequence[str] | None = None
+) -> None:
+    """One mean over seeds against another along training, so that speed does not show."""
+    table = tables["curves"]
+    for index, arm in enumerate(arms or map(str, table.values("arm"))):
+        rows = table.where(arm=arm)
+        means = (rows.numbers("mean", measure=measure) for measure in (x, y))
+        axis.plot(*means, label=arm, **style(index))
+    axis.set(xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
+
+
+def biases(
+    axis: Axes, table: Table, distance: str, error: str, *, lines: Mapping[str, Mapping[str, Cell]]
+) -> None:
+    """Mean over seeds of an error at growing distance, both on a logarithmic scale.
+
+    Args:
+        axis: to draw on.
+        table: with a row for each distance and seed.
+        distance, error: its columns.
+        lines: label → the cells that its rows have in common.
+    """
+    for index, (label, equal) in enumerate(lines.items()):
+        rows = table.where(**equal)
+        places = list(map(float, rows.values(distance)))
+        means = [interval(rows.numbers(error, **{distance: x})).value for x in places]
+        axis.plot(places, means, marker="osD^"[index], label=label, **style(index))
+    axis.set(xscale="log", yscale="log")

@@ -10,7 +10,16 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Interval", "exactly", "interval", "paired", "rank_correlation", "t_quantile"]
+__all__ = [
+    "Interval",
+    "exactly",
+    "interval",
+    "order",
+    "paired",
+    "rank_correlation",
+    "ratio",
+    "t_quantile",
+]
 
 
 class Interval(NamedTuple):
@@ -51,6 +60,16 @@ def interval(values: Sequence[float]) -> Interval:
 def paired(left: Sequence[float], right: Sequence[float]) -> Interval:
     """`interval` of the differences left − right on the same seeds."""
     return interval([a - b for a, b in zip(left, right, strict=True)])
+
+
+def ratio(left: Sequence[float], right: Sequence[float]) -> Interval:
+    """`interval` of the ratios left / right on the same seeds."""
+    return interval([a / b for a, b in zip(left, right, strict=True)])
+
+
+def order(sizes: Sequence[float], errors: Sequence[float]) -> float:
+    """By which power of a size an error grows: slope of the best line through their logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(errors), 1)[0])
 
 
 def t_quantile(probability: float, freedom: int) -> float:

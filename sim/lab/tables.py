@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
+
+from torch import Tensor
 
 __all__ = ["Cell", "Table", "Tables", "joined"]
 
@@ -65,6 +67,14 @@ class Table:
     def of(cls, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
         """From any sequences."""
         return cls(tuple(columns), tuple(tuple(row) for row in rows))
+
+    @classmethod
+    def by_seed(cls, columns: Sequence[str], values: Mapping[tuple[Cell, ...], Tensor]) -> Table:
+        """Rows (*key, seed, value) from key → [N]; seeds by their place."""
+        return cls.of(
+            columns,
+            [(*key, n, x) for key, each in values.items() for n, x in enumerate(each.tolist())],
+        )
 
 
 Tables: TypeAlias = dict[str, Table]

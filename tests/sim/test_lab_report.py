@@ -20,11 +20,23 @@ from typer.testing import CliRunner
 
 from sim.__main__ import app
 from sim.lab import command, runner, store
-from sim.lab.compare import AT_LEVEL, arm, at_level, compare, difference, final, lost
+from sim.lab.compare import (
+    AT_LEVEL,
+    arm,
+    at_level,
+    compare,
+    difference,
+    ends,
+    falls,
+    final,
+    gained,
+    lost,
+    misses,
+)
 from sim.lab.experiment import QUICK, Criterion
 from sim.lab.experiments import EXPERIMENTS
 from sim.lab.report import write
-from sim.lab.statistics import Interval, exactly, interval, paired, t_quantile
+from sim.lab.statistics import Interval, exactly, interval, order, paired, ratio, t_quantile
 from sim.lab.store import Corrupt, Result, Store, key_of
 from sim.lab.tables import Table
 from sim.lab.tasks import random_bandit
@@ -49,6 +61,7 @@ def test_intervals_by_hand():
     half = 2.262157 * math.sqrt(55 / 6 / 10)
     assert interval(values)[:3] == pytest.approx((5.5, 5.5 - half, 5.5 + half), abs=2e-5)
     assert paired(values, [v - 2 for v in values]) == Interval(2.0, 2.0, 2.0, 10)
+    assert ratio([3 * v for v in values], values) == Interval(3.0, 3.0, 3.0, 10)
     with pytest.raises(ValueError, match="values: expected at least 10, got 9"):
         interval(values[:9])
 
@@ -94,6 +107,9 @@ def test_comparisons_pair_the_seeds():
     assert lost(tables, "a").value == pytest.approx(sum(1 - b / a for a, b in shares) / 10)
     start = tables["finals"].numbers("start", arm="a", measure="reward")
     assert curve.numbers("mean")[0] == pytest.approx(sum(start) / 10, rel=1e-12)
+    rise = gained(tables, "a", "reward")
+    reached = final(tables, "a", "reward").value
+    assert rise.value == pytest.approx(reached - sum(start) / 10, rel=1e-12)
 
 
 def test_entropy_at_a_reward_is_interpolated():
@@ -116,6 +132,32 @@ def test_seeds_that_never_reach_a_level_do_not_count():
         rows[n] = ("a", AT_LEVEL, n, 1.0, math.nan)
     tables = {"finals": Table.of(("arm", "measure", "seed", "start", "value"), rows)}
     assert math.isnan(difference(tables, AT_LEVEL, "a", "b").value)
+
+
+def test_ends_misses_and_falls_by_hand():
+    """Catches a sign kept, a fall from the start instead of the best, and runs mixed up."""
+    rewards = {0: (0.1, 0.6, 0.4, 0.5), 1: (0.1, 0.2, 0.9, 1.0)}
+    runs = [("a", n, k, row[k]) for k in range(4) for n, row in rewards.items()]
+    rows = [("a", "reward", n, row[0], row[-1]) for n, row in rewards.items()]
+    tables = {
+        "runs": Table.of(("arm", "seed", "step", "reward"), runs),
+        "finals": Table.of(("arm", "measure", "seed", "start", "value"), rows),
+    }
+    assert ends(tables, "a", "reward") == [0.5, 1.0]
+    assert misses(tables, "a", 0.75, "reward") == [0.25, 0.25]
+    assert falls(tables, "a") == pytest.approx([0.2, 0.0])
+
+
+def test_orders_by_hand():
+    """Catches a slope of the values themselves."""
+    assert order((0.1, 0.2, 0.4), (3e-2, 12e-2, 48e-2)) == pytest.approx(2.0)
+
+
+def test_rows_by_seed():
+    """Catches seeds and keys exchanged."""
+    values = {("a", 1): torch.tensor([0.5, 0.25]), ("b", 2): torch.tensor([1.0, 2.0])}
+    table = Table.by_seed(("arm", "size", "seed", "x"), values)
+    assert table.rows == (("a", 1, 0, 0.5), ("a", 1, 1, 0.25), ("b", 2, 0, 1.0), ("b", 2, 1, 2.0))
 
 
 def test_tables_name_what_is_missing():

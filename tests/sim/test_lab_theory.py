@@ -7,8 +7,10 @@ import math
 import numpy as np
 import pytest
 
+from entropy_ext.rl.controllers import EntropyPI
 from sim.lab.experiment import QUICK
-from sim.lab.experiments import EXPERIMENTS, entropic_plant, sampled_update, sign_table
+from sim.lab.experiments import EXPERIMENTS, sampled_update, sign_table
+from sim.lab.plant import critical_gain, simulate
 from sim.tabular import centred_advantages, entropy_slope, softmax_policy, vanilla_direction
 
 THEORY = ("first_order", "sampled_update", "chain_rule", "sign_table", "entropic_plant")
@@ -56,7 +58,23 @@ def test_the_boundaries_are_not_one():
 @pytest.mark.parametrize("lag", [0, 2])
 def test_critical_gain_by_its_polynomial(lag):
     """Catches a lag off by one: z^(d+1) − z^d + k has a root on the unit circle there."""
-    gain = entropic_plant.critical_gain(lag)
+    gain = critical_gain(lag)
     roots = np.roots([1.0, -1.0, *[0.0] * (lag - 1), gain] if lag else [1.0, gain - 1.0])
     assert max(abs(roots)) == pytest.approx(1.0, abs=5e-3)
     assert gain == pytest.approx(2 * math.sin(math.pi / (4 * lag + 2)), rel=0.02)
+
+
+def test_the_plant_by_hand():
+    """Catches a lag off by one, a target a step late, a disturbance of the other sign."""
+    controller = EntropyPI(1.0, kp=1.0, ki=0.0)
+    path = simulate(
+        controller,
+        0.5,
+        4,
+        start=2.0,
+        lag=1,
+        disturbance=lambda step: 0.25 if step == 2 else 0.0,
+        targets={3: 2.0},
+    )
+    # α is H − target: 1, then 1 again for the lag, 0.5 with the disturbance, and 1 − 2.
+    assert path == pytest.approx([2.0, 1.5, 1.0, 0.5, 1.0])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from matplotlib.axes import Axes
 
 from entropy_ext.rl.controllers import EntropyPI
 from sim.lab.experiment import Criterion, Experiment, Profile
-from sim.lab.figures import style
+from sim.lab.figures import legend, style
+from sim.lab.plant import critical_gain, simulate
 from sim.lab.statistics import Interval, exactly
 from sim.lab.tables import Cell, Table, Tables
 from sim.plots import panels
@@ -22,32 +22,6 @@ CHANGE, SHOCK = 400, 800
 """steps at which the target rises by a half, and at which the drift doubles"""
 
 
-def simulate(
-    controller: EntropyPI, gain: float, steps: int, *, start: float, drift: float, lag: int = 0
-) -> list[float]:
-    """H after each step of H ← H − gain·α(H of `lag` steps ago) − drift."""
-    path = [start]
-    for step in range(steps):
-        if step == CHANGE:
-            controller.target *= 1.5
-        disturbed = drift * (2 if step >= SHOCK else 1)
-        seen = torch.tensor(path[max(0, len(path) - 1 - lag)], dtype=torch.float64)
-        path.append(path[-1] - gain * float(controller.step(seen)) - disturbed)
-    return path
-
-
-def critical_gain(lag: int) -> float:
-    """The gain·kp at which oscillations of the P loop stop dying out, by bisection."""
-    low, high = 0.0, 2.5
-    for _ in range(12):
-        middle = 0.5 * (low + high)
-        controller = EntropyPI(0.0, kp=1.0, ki=0.0, limit=math.inf)
-        path = simulate(controller, middle, CHANGE, start=1e-3, drift=0.0, lag=lag)
-        early, late = max(map(abs, path[100:150])), max(map(abs, path[-50:]))
-        low, high = (low, middle) if late > early else (middle, high)
-    return 0.5 * (low + high)
-
-
 def measure(profile: Profile) -> Tables:
     """Paths of P and PI over gains; stability over lags. Nothing here is random."""
     paths: list[tuple[Cell, ...]] = []
@@ -55,7 +29,14 @@ def measure(profile: Profile) -> Tables:
     for name, ki in (("P", 0.0), ("PI", KI)):
         for gain in GAINS:
             controller = EntropyPI(TARGET, kp=KP, ki=ki)
-            path = simulate(controller, gain, 1200, start=1.0, drift=DRIFT)
+            path = simulate(
+                controller,
+                gain,
+                1200,
+                start=1.0,
+                disturbance=lambda step: DRIFT * (2 if step >= SHOCK else 1),
+                targets={CHANGE: 1.5 * TARGET},
+            )
             paths += [(name, gain, step, entropy) for step, entropy in enumerate(path)]
             errors = [path[at] - target for at, target in ((CHANGE, 0.5), (SHOCK, 0.75))]
             steady.append((name, gain, *errors, path[-1] - 0.75, DRIFT / (gain * KP)))
@@ -99,7 +80,7 @@ def plot(tables: Tables) -> Axes:
         axis.step([0, CHANGE, 1200], [0.5, 0.5, 0.75], color="0.4", linewidth=1, label="target")
         axis.axvline(SHOCK, color="0.7", linewidth=1)
         axis.set(xlabel="step", ylabel="entropy, nats", title=controller, ylim=(0, 1.1))
-        axis.legend(frameon=False, fontsize="small")
+    legend(*axes)
     return axes[0]
 
 
