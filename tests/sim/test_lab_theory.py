@@ -9,7 +9,8 @@ import pytest
 
 from entropy_ext.rl.controllers import EntropyPI
 from sim.lab.experiment import QUICK
-from sim.lab.experiments import EXPERIMENTS, sampled_update, sign_table
+from sim.lab.experiments import EXPERIMENTS
+from sim.lab.logit_steps import action_changes, turn
 from sim.lab.plant import critical_gain, simulate
 from sim.tabular import centred_advantages, entropy_slope, softmax_policy, vanilla_direction
 
@@ -42,7 +43,7 @@ def test_the_expectation_over_actions_is_the_exact_gradient():
     """Catches a sampled direction that is not a score: Σ π_a A_a (e_a − π) = π·A."""
     policy = softmax_policy(np.log([[0.6, 0.3, 0.1]]))
     advantages = centred_advantages(policy, np.array([[1.0, 0.2, 0.5]]))
-    change = sampled_update.changes(policy, advantages, 1e-7)
+    change = action_changes(policy, advantages, 1e-7)
     slope = entropy_slope(policy, vanilla_direction(policy, advantages))
     assert (policy.probs * change).sum() / 1e-7 == pytest.approx(float(slope[0]), rel=1e-6)
 
@@ -50,7 +51,7 @@ def test_the_expectation_over_actions_is_the_exact_gradient():
 def test_the_boundaries_are_not_one():
     """Catches both updates measured with the same direction: their turns lie apart."""
     others = np.array([1.0, 0.0, -1.0])
-    (bump, margin), (step, _) = sign_table._turn(others, "bump"), sign_table._turn(others, "step")
+    (bump, margin), (step, _) = turn(others, "bump"), turn(others, "step")
     assert abs(bump - step) > 0.01
     assert abs(margin) < 1e-8
 

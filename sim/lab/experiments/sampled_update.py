@@ -11,33 +11,16 @@ from matplotlib.axes import Axes
 from sim.lab.draws import normals, uniforms
 from sim.lab.experiment import Criterion, Experiment, Profile
 from sim.lab.figures import style
-from sim.lab.statistics import Interval, exactly, interval
+from sim.lab.logit_steps import action_changes
+from sim.lab.statistics import Interval, exactly, interval, order
 from sim.lab.tables import Table, Tables
 from sim.plots import panels
-from sim.tabular import (
-    Array,
-    TabularPolicy,
-    centred_advantages,
-    entropy_change,
-    entropy_slope,
-    softmax_policy,
-    vanilla_direction,
-)
+from sim.tabular import centred_advantages, entropy_slope, softmax_policy, vanilla_direction
 
 ETAS = (1e-4, 1e-3, 1e-2)
 ACTIONS, SAMPLES = 8, 2000
 LOGITS, RETURNS, DRAWN = 30, 31, 32
 """streams of random numbers"""
-
-
-def changes(policy: TabularPolicy, advantages: Array, eta: float) -> Array:
-    """ΔH of the step η A(a)(e_a − π) for each action a that may be sampled, [S, A]."""
-    columns = []
-    for action in range(policy.probs.shape[1]):
-        direction = -policy.probs * advantages[:, action : action + 1]
-        direction[:, action] += advantages[:, action]
-        columns.append(entropy_change(policy, eta * direction))
-    return np.stack(columns, -1)
 
 
 def measure(profile: Profile) -> Tables:
@@ -50,7 +33,7 @@ def measure(profile: Profile) -> Tables:
     drawn = (u[:, :, None] > policy.probs.cumsum(-1)[:, None, :-1]).sum(-1)
     rows = []
     for eta in ETAS:
-        change = changes(policy, advantages, eta)
+        change = action_changes(policy, advantages, eta)
         expected = (policy.probs * change).sum(-1)
         sampled = np.take_along_axis(change, drawn, -1)
         spread = sampled.std(-1, ddof=1) / np.sqrt(SAMPLES)
@@ -68,7 +51,6 @@ def judge(tables: Tables) -> Sequence[Interval]:
         rows = table.where(eta=eta)
         gaps = zip(rows.numbers("expected"), rows.numbers("theorem1"), strict=True)
         errors.append(float(np.mean([abs(a - b) for a, b in gaps])))
-    order = float(np.polyfit(np.log(ETAS), np.log(errors), 1)[0])
     small = table.where(eta=ETAS[0])
     covered = [
         float(abs(mean - expected) <= half)
@@ -77,7 +59,11 @@ def judge(tables: Tables) -> Sequence[Interval]:
         )
     ]
     total = sum(map(abs, small.numbers("theorem1")))
-    return [exactly(order), interval(covered), exactly(errors[0] * len(covered) / total)]
+    return [
+        exactly(order(ETAS, errors)),
+        interval(covered),
+        exactly(errors[0] * len(covered) / total),
+    ]
 
 
 def plot(tables: Tables) -> Axes:

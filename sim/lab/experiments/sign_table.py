@@ -13,54 +13,15 @@ from entropy_ext import token_stats
 from sim.lab.draws import normals
 from sim.lab.experiment import Criterion, Experiment, Profile
 from sim.lab.figures import style
+from sim.lab.logit_steps import ETA, UPDATES, margin, slope, step, turn
 from sim.lab.statistics import Interval, exactly
 from sim.lab.tables import Table, Tables
 from sim.plots import panels
-from sim.tabular import Array, TabularPolicy, entropy_change, softmax_policy
+from sim.tabular import entropy_change, softmax_policy
 
-ACTIONS, ETA = 8, 1e-6
+ACTIONS = 8
 LOGITS = 34
 """stream of random numbers"""
-
-
-def bump(policy: TabularPolicy) -> Array:
-    """The direction of the first logit alone. [S, A]"""
-    direction = np.zeros_like(policy.probs)
-    direction[:, 0] = 1.0
-    return direction
-
-
-def step(policy: TabularPolicy) -> Array:
-    """The direction of a policy-gradient step for the first action, e₀ − π. [S, A]"""
-    return bump(policy) - policy.probs
-
-
-def slope(policy: TabularPolicy, direction: Array) -> Array:
-    """dH/dη measured by a central difference, [S]."""
-    change = entropy_change(policy, ETA * direction) - entropy_change(policy, -ETA * direction)
-    return np.asarray(change / (2 * ETA))
-
-
-def _margins(policy: TabularPolicy) -> dict[str, Array]:
-    """What changes sign at the boundary of each update: ln π + H, and S₀ − Σ π S."""
-    surprise = policy.logp + policy.entropy[:, None]
-    weighted = policy.probs * surprise
-    return {
-        "bump": surprise[:, 0],
-        "step": weighted[:, 0] - (policy.probs * weighted).sum(-1),
-    }
-
-
-def _turn(others: Array, update: str) -> tuple[float, float]:
-    """The logit of the first action at which the measured slope vanishes, by bisection, and the
-    margin there."""
-    low, high = -30.0, 30.0
-    for _ in range(80):
-        middle = 0.5 * (low + high)
-        policy = softmax_policy(np.concatenate([[middle], others])[None])
-        rises = slope(policy, {"bump": bump, "step": step}[update](policy))[0] > 0
-        low, high = (middle, high) if rises else (low, middle)
-    return 0.5 * (low + high), float(_margins(policy)[update][0])
 
 
 def measure(profile: Profile) -> Tables:
@@ -70,21 +31,20 @@ def measure(profile: Profile) -> Tables:
     policy = softmax_policy(logits.numpy())
     stats = token_stats(logits, torch.zeros(count, dtype=torch.int64), extras=True)
     ours = predicted_change(stats, torch.ones_like(stats.logp)).numpy()
-    margins, rows = _margins(policy), []
-    for update, direction in (("bump", bump(policy)), ("step", step(policy))):
+    likely, rows = margin(policy, "bump") > 0, []
+    for update, direction in UPDATES.items():
+        wanted = margin(policy, update)
+        # Within the second order of the boundary the step itself decides.
+        clear = np.abs(wanted) > 100 * ETA
         for sign in (1, -1):
-            change = entropy_change(policy, sign * ETA * direction)
-            # Within the second order of the boundary the step itself decides.
-            clear = np.abs(margins[update]) > 100 * ETA
-            wrong = int(((np.sign(change) != -sign * np.sign(margins[update])) & clear).sum())
-            likely = margins["bump"] > 0
+            change = entropy_change(policy, sign * ETA * direction(policy))
+            wrong = int(((np.sign(change) != -sign * np.sign(wanted)) & clear).sum())
             falls = [int((change[part] < 0).sum()) for part in (likely, ~likely)]
             rows.append((update, sign, count, int(likely.sum()), *falls, wrong))
     turns = []
     for row in range(profile.pick(quick=20, full=100)):
-        for update in ("bump", "step"):
-            at, margin = _turn(logits[row, 1:].numpy(), update)
-            turns.append((row, update, at, margin))
+        for update in UPDATES:
+            turns.append((row, update, *turn(logits[row, 1:].numpy(), update)))
     gap = float(np.abs(ours - slope(policy, step(policy))).max())
     columns = ("update", "advantage", "policies", "likely", "likely_falls", "rare_falls", "wrong")
     return {
@@ -98,8 +58,8 @@ def judge(tables: Tables) -> Sequence[Interval]:
     """Wrong signs, distance of the turning points from the boundaries, the library's own form."""
     signs, turns = tables["signs"], tables["turns"]
     return [
-        *(exactly(sum(signs.numbers("wrong", update=u))) for u in ("bump", "step")),
-        *(exactly(max(map(abs, turns.numbers("margin", update=u)))) for u in ("bump", "step")),
+        *(exactly(sum(signs.numbers("wrong", update=u))) for u in UPDATES),
+        *(exactly(max(map(abs, turns.numbers("margin", update=u)))) for u in UPDATES),
         exactly(tables["library"].numbers("largest_gap")[0]),
     ]
 
