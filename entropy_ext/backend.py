@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from entropy_ext import _core
+try:
+    import entropy_ext._core as _core
+except ModuleNotFoundError as missing:
+    # What Python says by itself, in a clone next to an installed package, is "circular import".
+    raise ImportError(
+        f"entropy_ext was imported from {Path(__file__).parent}, where nothing is compiled for "
+        "this Python. In a clone use the .venv that `make build` creates, or `pip install "
+        "--editable .`; to use an installed entropy_ext, start Python in another directory"
+    ) from missing
 
 __all__ = ["backend_info"]
 

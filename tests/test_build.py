@@ -19,6 +19,22 @@ from entropy_ext import _core
 ROOT = Path(__file__).parent.parent
 
 
+def run_beside(folder: Path, program: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with `folder` in front of all others and as its first argument.
+
+    Neither the working folder nor the editable install may stand in for it: -S keeps the hooks of
+    site-packages away, whose folder is then named after this one.
+    """
+    path = os.pathsep.join([str(folder), *[p for p in sys.path if p.endswith("site-packages")]])
+    return subprocess.run(
+        [sys.executable, "-S", "-c", program, str(folder)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel of a copy of the sources, built without CUDA and with warnings as errors."""
@@ -67,18 +83,20 @@ try:
 except RuntimeError as error:
     print(error)
 """
-    # Neither the working folder nor the editable install may stand in for the wheel: -S keeps the
-    # hooks of site-packages away, whose folder is then named after the wheel's.
-    path = os.pathsep.join([str(tmp_path), *[p for p in sys.path if p.endswith("site-packages")]])
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", program, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path},
-    )
+    done = run_beside(tmp_path, program)
     assert done.returncode == 0, done.stderr
     assert "built without CUDA" in done.stdout
+
+
+def test_sources_without_the_module_say_how_to_build_it(tmp_path: Path) -> None:
+    """Catches Python's own "circular import", which is what a clone beside an install runs into."""
+    sources = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(ROOT / "entropy_ext", tmp_path / "entropy_ext", ignore=sources)
+    done = run_beside(tmp_path, "import entropy_ext")
+    assert done.returncode == 1
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith(f"ImportError: entropy_ext was imported from {tmp_path}")
+    assert "make build" in error
 
 
 @pytest.mark.skipif(shutil.which("readelf") is None, reason="needs readelf")
