@@ -12,12 +12,12 @@ from sim.lab.draws import normals
 from sim.lab.enumeration import along, likelihood_gradient, relative_error, to_parameters
 from sim.lab.exact import Policy, mean_token_entropy
 from sim.lab.experiments import (
-    deepseek_staleness,
     entropic_robustness,
     minirl_mismatch,
     support_replay,
 )
 from sim.lab.foretold import foretell
+from sim.lab.penalties import penalty_bias, penalty_gradient
 from sim.lab.sampler import Draw, sample
 from sim.lab.slopes import slope
 from sim.lab.statistics import rank_correlation
@@ -144,13 +144,23 @@ def test_a_mismatch_biases_all_weights_but_those_of_the_response():
 def test_the_gradient_of_k3_is_that_of_the_other_divergence():
     """Catches a reference and policy exchanged: E[∇k3] = ∇KL(π_ref ‖ π) = π − π_ref on policy."""
     logits, reference, old = (normals(SEEDS, place, shape=(5,)) for place in (1, 2, 3))
-    k3 = deepseek_staleness.penalty_gradient(logits, reference, logits, "k3")
+    k3 = penalty_gradient(logits, reference, logits, "k3")
     torch.testing.assert_close(k3, logits.softmax(-1) - reference.softmax(-1))
-    unbiased = deepseek_staleness.penalty_gradient(logits, reference, old, "unbiased")
+    unbiased = penalty_gradient(logits, reference, old, "unbiased")
     policy = logits.softmax(-1)
     away = logits.log_softmax(-1) - reference.log_softmax(-1)
     exact = policy * (away - (policy * away).sum(-1, keepdim=True))
     torch.testing.assert_close(unbiased, exact)
+
+
+def test_the_bias_of_k3_is_of_first_order_only_where_responses_are_fresh():
+    """Catches an age or a distance that does not reach the gradient, or the wrong truth."""
+    ages, distances = {"fresh": 0.0, "stale": 0.5}, (1e-3, 1e-2)
+    found = penalty_bias(SEEDS, ("k3", "unbiased"), vocab=8, distances=distances, ages=ages)
+    assert all(e.max() < 1e-11 for (name, _, _), e in found.items() if name == "unbiased")
+    grown = found["k3", "fresh", 1e-2] / found["k3", "fresh", 1e-3]
+    torch.testing.assert_close(grown, torch.full_like(grown, 10.0), rtol=0.05, atol=0.0)
+    assert (found["k3", "stale", 1e-3] > 0.05).all()
 
 
 def test_ratios_without_replay_carry_the_mass_left_out():

@@ -5,170 +5,93 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from matplotlib.axes import Axes
-from torch import Tensor
 
-from entropy_ext.rl.losses import KLEstimator, kl_penalty
-from sim.lab.compare import arm, compare, difference
-from sim.lab.draws import normals
-from sim.lab.enumeration import relative_error
+from entropy_ext.rl.losses import KLEstimator
+from sim.lab.compare import arm, compare, difference, ends, falls
 from sim.lab.experiment import Criterion, Experiment, Profile
-from sim.lab.figures import lines, style
-from sim.lab.statistics import Interval, exactly, interval, paired
+from sim.lab.figures import against, biases, legend, lines
+from sim.lab.penalties import penalty_bias
+from sim.lab.statistics import Interval, exactly, interval, order, paired
 from sim.lab.tables import Table, Tables
 from sim.lab.tasks import token_tree
 from sim.plots import panels
 
-LOGITS, REFERENCE, OLD = 52, 53, 54
-"""streams of random numbers"""
 VOCAB, DISTANCES, LAG = 16, (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), 0.5
 ESTIMATORS: tuple[KLEstimator, ...] = ("k3", "unbiased")
 FRESH, STALE = "fresh", f"moved by {LAG:g}"
-AGES, THRESHOLD, BETA = (0, 4, 16), 0.05, 0.1
-PLAIN: dict[str, Any] = {"kl_coef": 0.0, "minibatches": 2}
-HELD: dict[str, Any] = {"kl_coef": BETA, "minibatches": 2, "off_policy_threshold": None}
-
-
-def _masked(age: int) -> str:
-    return f"mask, {age} late"
-
-
-def _plain(age: int) -> str:
-    return f"no mask, {age} late"
-
-
-def _held(estimator: str, age: int) -> str:
-    return f"{estimator}, {age} late"
-
-
+AGES, LATE, THRESHOLD, BETA = (0, 4, 16), 16, 0.05, 0.1
+PLAIN, MASK, K3, UNBIASED = (
+    {age: f"{name}, {age} late" for age in AGES} for name in ("no mask", "mask", *ESTIMATORS)
+)
+COMMON: dict[str, Any] = {"minibatches": 2, "kl_coef": 0.0}
+HELD: dict[str, Any] = {**COMMON, "kl_coef": BETA, "off_policy_threshold": None}
 ARMS = {
     **{
-        name(age): arm("deepseek_v32", train={"staleness": age}, **PLAIN, off_policy_threshold=most)
+        name[age]: arm("deepseek_v32", train={"staleness": age}, off_policy_threshold=at, **COMMON)
         for age in AGES
-        for name, most in ((_plain, None), (_masked, THRESHOLD))
+        for name, at in ((PLAIN, None), (MASK, THRESHOLD))
     },
     **{
-        _held(estimator, age): arm(
-            "deepseek_v32", train={"staleness": age}, **HELD, kl_estimator=estimator
-        )
-        for age in (0, AGES[-1])
-        for estimator in ESTIMATORS
+        name[age]: arm("deepseek_v32", train={"staleness": age}, kl_estimator=estimator, **HELD)
+        for age in (0, LATE)
+        for name, estimator in zip((K3, UNBIASED), ESTIMATORS, strict=True)
     },
 }
 
 
-def penalty_gradient(logits: Tensor, reference: Tensor, old: Tensor, name: KLEstimator) -> Tensor:
-    """Gradient of an estimator on the logits [N, V], its mean over what `old` writes."""
-    leaf = logits.clone().requires_grad_()
-    logp = leaf.log_softmax(-1)
-    written = old.log_softmax(-1)
-    loss, _ = kl_penalty(
-        logp,
-        reference.log_softmax(-1),
-        torch.ones_like(logits, dtype=torch.bool),
-        estimator=name,
-        old_logp=written if name == "unbiased" else None,
-    )
-    (gradient,) = torch.autograd.grad((written.exp() * loss).sum(), leaf)
-    return gradient
-
-
-def divergence_gradient(logits: Tensor, reference: Tensor) -> Tensor:
-    """∇KL(π ‖ π_ref) on the logits [N, V]."""
-    leaf = logits.clone().requires_grad_()
-    logp = leaf.log_softmax(-1)
-    divergence = (logp.exp() * (logp - reference.log_softmax(-1))).sum()
-    (gradient,) = torch.autograd.grad(divergence, leaf)
-    return gradient
-
-
 def measure(profile: Profile) -> Tables:
     """Gradients of the penalty at growing distance; training on responses of growing age."""
-    seeds = torch.arange(profile.seeds)
-    logits, away, moved = (
-        normals(seeds, place, shape=(VOCAB,)) for place in (LOGITS, REFERENCE, OLD)
-    )
-    rows: list[tuple[str | float, ...]] = []
-    for distance in DISTANCES:
-        reference = logits + distance * away
-        truth = divergence_gradient(logits, reference)
-        for age, old in ((FRESH, logits), (STALE, logits + LAG * moved)):
-            for name in ESTIMATORS:
-                found = penalty_gradient(logits, reference, old, name)
-                errors = relative_error(found, truth).tolist()
-                rows += [(name, age, distance, n, error) for n, error in enumerate(errors)]
+    seeds, ages = torch.arange(profile.seeds), {FRESH: 0.0, STALE: LAG}
+    errors = penalty_bias(seeds, ESTIMATORS, vocab=VOCAB, distances=DISTANCES, ages=ages)
     task = token_tree(range(profile.seeds), prompts=4)
     steps = profile.pick(quick=16, full=50)
     return {
-        "bias": Table.of(("estimator", "age", "distance", "seed", "error"), rows),
+        "bias": Table.by_seed(("estimator", "age", "distance", "seed", "error"), errors),
         **compare(task, ARMS, steps=steps, learning_rate=60.0, runs=True),
     }
 
 
-def _bias(tables: Tables, name: str, age: str, distance: float) -> list[float]:
-    return tables["bias"].numbers("error", estimator=name, age=age, distance=distance)
-
-
-def _order(tables: Tables) -> float:
-    """By which power of a small distance the bias of k3 grows."""
-    small = DISTANCES[:3]
-    means = [interval(_bias(tables, "k3", FRESH, distance)).value for distance in small]
-    return float(np.polyfit(np.log(small), np.log(means), 1)[0])
-
-
-def _drops(tables: Tables, name: str) -> list[float]:
-    """The largest fall of each run's reward below what it had reached before."""
-    runs = tables["runs"].where(arm=name)
-    rewards = [runs.numbers("reward", seed=seed) for seed in runs.values("seed")]
-    return [max(np.maximum.accumulate(row) - np.array(row)) for row in rewards]
+def _bias(tables: Tables, age: str, distance: float) -> Interval:
+    """Of k3."""
+    return interval(tables["bias"].numbers("error", estimator="k3", age=age, distance=distance))
 
 
 def _objectives(tables: Tables, name: str) -> list[float]:
     """Reward − β·KL at the end, what is maximised."""
-    rewards, kls = (
-        tables["finals"].numbers("value", arm=name, measure=m) for m in ("reward", "kl")
-    )
-    return [reward - BETA * kl for reward, kl in zip(rewards, kls, strict=True)]
+    pairs = zip(ends(tables, name, "reward"), ends(tables, name, "kl"), strict=True)
+    return [reward - BETA * kl for reward, kl in pairs]
 
 
 def judge(tables: Tables) -> Sequence[Interval]:
     """The penalty's gradient and what it does; the mask."""
     exact = tables["bias"].where(estimator="unbiased").numbers("error")
-    late = AGES[-1]
+    near = DISTANCES[:3]
     return [
         exactly(max(exact)),
-        interval(_bias(tables, "k3", FRESH, 1.0)),
-        exactly(_order(tables)),
-        interval(_bias(tables, "k3", STALE, DISTANCES[0])),
-        *(
-            paired(*(_objectives(tables, _held(name, age)) for name in ("unbiased", "k3")))
-            for age in (0, late)
-        ),
-        difference(tables, "reward", _masked(0), _plain(0)),
-        *(difference(tables, "reward", _masked(age), _plain(age)) for age in AGES[1:]),
-        paired(_drops(tables, _masked(late)), _drops(tables, _plain(late))),
+        _bias(tables, FRESH, 1.0),
+        exactly(order(near, [_bias(tables, FRESH, distance).value for distance in near])),
+        _bias(tables, STALE, DISTANCES[0]),
+        *(paired(*(_objectives(tables, n[age]) for n in (UNBIASED, K3))) for age in (0, LATE)),
+        *(difference(tables, "reward", MASK[age], PLAIN[age]) for age in AGES),
+        paired(falls(tables, MASK[LATE]), falls(tables, PLAIN[LATE])),
     ]
 
 
 def plot(tables: Tables) -> Axes:
     """Bias of k3 against distance; reward with and without the mask; reward against KL."""
-    axes = panels(3, width=4.8, height=3.8)
-    for index, age in enumerate((FRESH, STALE)):
-        means = [interval(_bias(tables, "k3", age, d)).value for d in DISTANCES]
-        axes[0].plot(DISTANCES, means, marker="os"[index], label=f"k3, {age}", **style(index))
-    axes[0].set(xscale="log", yscale="log", xlabel="noise between policy and reference, nats")
-    axes[0].set_ylabel("bias of the penalty's gradient, relative")
-    lines(axes[1], tables, "reward", arms=[name(age) for age in AGES for name in (_plain, _masked)])
-    for index, name in enumerate(_held(one, age) for age in (0, AGES[-1]) for one in ESTIMATORS):
-        rows = tables["curves"].where(arm=name)
-        x, y = (rows.numbers("mean", measure=m) for m in ("kl", "reward"))
-        axes[2].plot(x, y, label=name, **style(index))
-    axes[2].set(xlabel="KL to the reference, nats per response", ylabel="expected reward")
-    for axis in axes:
-        axis.legend(frameon=False, fontsize="small")
-    return axes[0]
+    bias, mask, penalty = panels(3, width=4.8, height=3.8)
+    k3 = {f"k3, {age}": {"estimator": "k3", "age": age} for age in (FRESH, STALE)}
+    biases(bias, tables["bias"], "distance", "error", lines=k3)
+    bias.set_xlabel("noise between policy and reference, nats")
+    bias.set_ylabel("bias of the penalty's gradient, relative")
+    lines(mask, tables, "reward", arms=[name[age] for age in AGES for name in (PLAIN, MASK)])
+    held = [name[age] for age in (0, LATE) for name in (K3, UNBIASED)]
+    against(penalty, tables, "kl", "reward", arms=held)
+    penalty.set_xlabel("KL to the reference, nats per response")
+    legend(bias, mask, penalty)
+    return bias
 
 
 EXPERIMENT = Experiment(
