@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,16 @@ def load(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     """The state saved at path, or None if there is none.
 
     Raises:
-        ValueError: it was made with other settings.
+        ValueError: it was made with other settings, or is no checkpoint.
     """
     if not path.exists():
         return None
-    saved = torch.load(path, weights_only=True)
+    try:
+        saved = torch.load(path, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint: delete it to begin anew"
+        ) from error
     other = {
         name: (saved["settings"].get(name), settings.get(name))
         for name in sorted(settings.keys() | saved["settings"].keys())

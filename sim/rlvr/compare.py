@@ -79,7 +79,7 @@ def compare(
         seeds: how many, from 0.
         out: directory.
         scale: of every run.
-        options: arguments of every recipe named, or of its sampling.
+        options: arguments of every recipe named, beside those that all runs have alike.
         checkpoint_every: training steps between two checkpoints.
         console: where progress is shown; None shows none.
         on_step: called with task, recipe, seed and the row of each training step, those read back
@@ -98,6 +98,11 @@ def compare(
     if unknown := [task for task in tasks if task not in TASKS]:
         raise ValueError(f"tasks: expected some of {', '.join(TASKS)}, got {', '.join(unknown)}")
     sizes = {"group_size": scale.group_size, "minibatches": scale.minibatches}
+    if fixed := sorted((options or {}).keys() & (ALIKE | sizes).keys()):
+        raise ValueError(
+            f"options: {', '.join(fixed)}: the same in every run, set by `scale` or at temperature "
+            "1 without a cut"
+        )
     given = ALIKE | {k: v for k, v in sizes.items() if v is not None} | dict(options or {})
     for name in names:
         configured(name, given)

@@ -105,7 +105,7 @@ def rlvr_compare(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    results = load(out, chosen, asked, seeds)
+    results = load(out, chosen, asked, seeds, steps=scale.steps)
     if any(task.runs for task in results):
         path = out / "index.html" if page is None else page
         command = shlex.join(["python", "-m", "sim", *sys.argv[1:]])

@@ -22,12 +22,20 @@ def start_file(out: Path, task: str, seed: int) -> Path:
 
 
 def read(path: Path, label: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What is stored, or None: nothing, or that of a shorter run of the same settings."""
+    """What is stored, or None: nothing, or that of a shorter run of the same settings.
+
+    Raises:
+        ValueError: it is that of other settings, or cannot be read.
+    """
     if not path.exists():
         return None
-    stored: dict[str, Any] = json.loads(path.read_text())
-    other = sorted(_differences(stored["label"], label))
-    if other == ["steps"] and stored["label"]["steps"] < label["steps"]:
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text())
+        found = stored["label"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read: delete it to have it made anew") from error
+    other = sorted(_differences(found, label))
+    if other == ["steps"] and found["steps"] < label["steps"]:
         return None
     if other:
         raise ValueError(

@@ -76,8 +76,10 @@ class Band(NamedTuple):
     high: list[float]
 
 
-def load(out: Path, names: Sequence[str], tasks: Sequence[str], seeds: int) -> list[TaskResults]:
-    """The finished runs of each task."""
+def load(
+    out: Path, names: Sequence[str], tasks: Sequence[str], seeds: int, *, steps: int
+) -> list[TaskResults]:
+    """The runs of each task that finished so many steps; those that are to be longer are not."""
     found = []
     for task in tasks:
         starts = [start_file(out, task, seed) for seed in range(seeds)]
@@ -85,7 +87,7 @@ def load(out: Path, names: Sequence[str], tasks: Sequence[str], seeds: int) -> l
             name: [
                 run
                 for seed in range(seeds)
-                if (run := _run(run_directory(out, task, seed, name), seed)) is not None
+                if (run := _run(run_directory(out, task, seed, name), seed, steps)) is not None
             ]
             for name in names
         }
@@ -169,10 +171,12 @@ def _over_seeds(at: list[float], values: list[list[float]]) -> Band:
     )
 
 
-def _run(directory: Path, seed: int) -> Run | None:
+def _run(directory: Path, seed: int, steps: int) -> Run | None:
     if not (directory / "final.json").exists():
         return None
     final = json.loads((directory / "final.json").read_text())
+    if final["label"]["steps"] != steps:
+        return None
     with (directory / "steps.csv").open(newline="") as file:
         rows = [
             {name: float(text) for name, text in row.items() if text}

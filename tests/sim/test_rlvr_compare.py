@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shutil
 import signal
 
 import pytest
@@ -110,11 +111,36 @@ def test_a_longer_comparison_continues_and_another_one_is_refused(tmp_path):
 
     assert called(short)
     assert called(longer)
-    (results,) = load(out, ["grpo"], ["chain_sum"], 1)
+    (results,) = load(out, ["grpo"], ["chain_sum"], 1, steps=2)
     assert [row["step"] for row in results.runs["grpo"][0].rows] == [1, 2]
     assert results.runs["grpo"][0].final["label"]["steps"] == 2
     with pytest.raises(ValueError, match="learning_rate"):
         called(other)
+    # Interrupted on the way to a third step: its finals are still those of two.
+    (unfinished,) = load(out, ["grpo"], ["chain_sum"], 1, steps=3)
+    assert unfinished.runs == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("final.json", "[1, "), ("final.json", "{}"), ("checkpoint.pt", "PK"), ("checkpoint.pt", "")],
+)
+def test_a_damaged_file_is_named(tmp_path, done, name, content):
+    """Would catch an error of the parser's alone, which leaves all files to be searched."""
+    out = tmp_path / "damaged"
+    shutil.copytree(done, out)
+    run = out / "chain_sum" / "seed0" / "grpo"
+    (run / "final.json").unlink()
+    (run / name).write_text(content)
+    with pytest.raises(ValueError, match=re.escape(str(run / name))):
+        compare(["grpo"], tasks=["chain_sum"], seeds=1, out=out, scale=TINY)
+
+
+def test_what_all_runs_have_alike_is_no_option(tmp_path):
+    """Would catch a page that says temperature 1 and groups of 4 of runs with others."""
+    for name, value in (("temperature", 0.6), ("group_size", 8), ("minibatches", 1)):
+        with pytest.raises(ValueError, match=f"options: {name}"):
+            compare(["grpo"], tasks=["chain_sum"], seeds=1, out=tmp_path, options={name: value})
 
 
 @pytest.mark.parametrize(
@@ -135,7 +161,7 @@ def test_wrong_names_are_refused_before_anything_is_trained(tmp_path, names, tas
 
 def test_page_shows_every_run_and_needs_nothing_else(tmp_path, done):
     """Would catch a recipe without a curve, finals that are not the files', and outside links."""
-    results = load(done, ["grpo", "kl_cov"], ["chain_sum", "number_sorting"], 2)
+    results = load(done, ["grpo", "kl_cov"], ["chain_sum", "number_sorting"], 2, steps=3)
     path = tmp_path / "page.html"
     write_page(path, results, names=["grpo", "kl_cov"], scale=TINY, command="python <&>")
     page = path.read_text()
@@ -167,7 +193,7 @@ def test_page_shows_every_run_and_needs_nothing_else(tmp_path, done):
 
 def test_finals_in_the_csv_are_those_of_the_runs(tmp_path, done):
     """Would catch columns mixed up, and the policy before training counted as a recipe."""
-    results = load(done, ["grpo", "kl_cov"], ["chain_sum"], 2)
+    results = load(done, ["grpo", "kl_cov"], ["chain_sum"], 2, steps=3)
     write_finals(tmp_path / "finals.csv", results)
     with (tmp_path / "finals.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
