@@ -6,13 +6,14 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from torch import Tensor
 
 __all__ = ["Cell", "Table", "Tables", "joined"]
 
 Cell: TypeAlias = str | int | float
+Key = TypeVar("Key", bound="tuple[Cell, ...]")
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Table:
         return cls(tuple(columns), tuple(tuple(row) for row in rows))
 
     @classmethod
-    def by_seed(cls, columns: Sequence[str], values: Mapping[tuple[Cell, ...], Tensor]) -> Table:
+    def by_seed(cls, columns: Sequence[str], values: Mapping[Key, Tensor]) -> Table:
         """Rows (*key, seed, value) from key → [N]; seeds by their place."""
         return cls.of(
             columns,

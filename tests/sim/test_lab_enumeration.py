@@ -11,16 +11,14 @@ from entropy_ext.recipes import Sampling
 from sim.lab.draws import normals
 from sim.lab.enumeration import along, likelihood_gradient, relative_error, to_parameters
 from sim.lab.exact import Policy, mean_token_entropy
-from sim.lab.experiments import (
-    entropic_robustness,
-    minirl_mismatch,
-    support_replay,
-)
+from sim.lab.experiments import entropic_robustness
 from sim.lab.foretold import foretell
+from sim.lab.mismatch import NONE, RESPONSE, TOKEN, gradients, mismatch_bias
 from sim.lab.penalties import penalty_bias, penalty_gradient
 from sim.lab.sampler import Draw, sample
 from sim.lab.slopes import slope
 from sim.lab.statistics import rank_correlation
+from sim.lab.support import FULL, REPLAY, gradient_bias, nucleus, ratio_bias, ratios, sampled
 from sim.lab.tasks import prompt_set, random_bandit, token_tree
 from sim.lab.tree import grow
 
@@ -131,10 +129,10 @@ def test_a_mismatch_biases_all_weights_but_those_of_the_response():
     for task, noise in ((one, 0.5), (several, 0.0), (several, 0.5)):
         start = task.start
         engine = start + noise * normals(task.seeds, 6, shape=tuple(start.shape[1:]))
-        found = minirl_mismatch.gradients(task, start, engine)
+        found = gradients(task, start, engine)
         truth = found.pop("truth")
-        right = {minirl_mismatch.RESPONSE}
-        right |= {minirl_mismatch.TOKEN} if task is one else set()
+        right = {RESPONSE}
+        right |= {TOKEN} if task is one else set()
         right |= set(found) if noise == 0 else set()
         errors = {name: float(relative_error(g, truth).max()) for name, g in found.items()}
         assert {name for name, error in errors.items() if error < 1e-12} == right
@@ -167,12 +165,48 @@ def test_ratios_without_replay_carry_the_mass_left_out():
     """Catches another kept set: E[ρ] is what the new policy leaves in over what the old did."""
     task = random_bandit([3, 8], arms=6)
     new = task.start + normals(task.seeds, 9, shape=tuple(task.start.shape[1:]))
-    found = support_replay.ratios(task, task.start, new)
-    kept = support_replay.nucleus(task.start)
+    found = ratios(task, task.start, new, top_p=0.8)
+    kept = nucleus(task.start, 0.8)
     before, after = (torch.where(kept, z.softmax(-1), 0.0).sum(-1) for z in (task.start, new))
-    assert ((before >= support_replay.TOP_P) & (before < 1)).all()
-    torch.testing.assert_close(found["no replay"], (after / before - 1).abs()[:, 0, 0])
-    assert found["replay"].max() < 1e-15
+    assert ((before >= 0.8) & (before < 1)).all()
+    torch.testing.assert_close(found[FULL], (after / before - 1).abs()[:, 0, 0])
+    assert found[REPLAY].max() < 1e-15
+
+
+def test_biases_grow_with_their_sizes():
+    """Catches a size that does not reach the logits, and errors of another seed or weight."""
+    task = token_tree([3, 8], prompts=2, max_length=2)
+    noise = normals(task.seeds, 6, shape=tuple(task.start.shape[1:]))
+    found = mismatch_bias(task, noise, (0.5, 0.001))
+    assert list(found) == [
+        (name, size) for size in (0.5, 0.001) for name in (NONE, TOKEN, RESPONSE)
+    ]
+    for name in (NONE, TOKEN):
+        assert (found[name, 0.5] > 50 * found[name, 0.001]).all()
+    wanted = gradients(task, task.start, task.start + 0.5 * noise)
+    error = relative_error(wanted[TOKEN], wanted["truth"])
+    torch.testing.assert_close(found[TOKEN, 0.5], error, rtol=0, atol=0)
+    gaps = ratio_bias(task, noise, (0.5, 0.0), top_p=0.8)
+    wanted = ratios(task, task.start, task.start + 0.5 * noise, top_p=0.8)
+    torch.testing.assert_close(gaps[FULL, 0.5], wanted[FULL], rtol=0, atol=0)
+    assert gaps[REPLAY, 0.5].max() < 1e-14
+    # What the sampler leaves out is no bias of the ratio before the policy has moved.
+    assert gaps[FULL, 0.0].max() < 1e-14
+
+
+def test_the_gradient_with_replay_is_that_of_the_sampler():
+    """Catches the gradient of the whole policy taken for it; the share left out by hand."""
+    found = gradient_bias(prompt_set([3, 8], held_out=0, features=4), top_p=0.8)
+    assert found[REPLAY,].max() < 1e-12
+    assert found[FULL,].min() > 0.01
+    task = random_bandit([3, 8], arms=6)
+    policy = Policy.of(task.tree, task.start)
+    measured = sampled(task, policy, top_p=0.8)
+    probs, kept = task.start.softmax(-1)[:, 0, 0], nucleus(task.start, 0.8)[:, 0, 0]
+    outside = torch.where(kept, 0.0, probs).sum(-1)
+    torch.testing.assert_close(measured["mass outside"], outside)
+    rewards = torch.where(kept, probs, 0.0) * task.rewards[:, 0]
+    torch.testing.assert_close(measured["reward of samples"], rewards.sum(-1) / (1 - outside))
 
 
 @pytest.mark.parametrize(("gain", "lag"), [(0.2, 0), (0.1, 4), (0.2, 8), (0.1, 16)])

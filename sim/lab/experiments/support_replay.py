@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-import torch
 from matplotlib.axes import Axes
-from torch import Tensor
 
-from entropy_ext.recipes import DeepSeekV32, Sampling
+from entropy_ext.recipes import Sampling
 from sim.lab.compare import Arm, arm, compare, difference
 from sim.lab.draws import normals
-from sim.lab.enumeration import likelihood_gradient, relative_error
-from sim.lab.exact import Policy
 from sim.lab.experiment import Criterion, Experiment, Profile
-from sim.lab.figures import lines, style
+from sim.lab.figures import error_bars, legend, lines, style
 from sim.lab.statistics import Interval, exactly, interval
+from sim.lab.support import (
+    FULL,
+    OUTSIDE,
+    REPLAY,
+    SAMPLES,
+    WithoutReplay,
+    gradient_bias,
+    ratio_bias,
+    sampled,
+)
 from sim.lab.tables import Table, Tables
-from sim.lab.task import Task
 from sim.lab.tasks import prompt_set
 from sim.plots import panels
 
@@ -26,112 +32,36 @@ UPDATE = 51
 """stream of random numbers"""
 TOP_P, LAG = 0.8, 4
 SIZES, LARGE = (0.03, 0.1, 0.3, 1.0), 0.3
-REPLAY, FULL, WHOLE = "replay", "no replay", "nothing left out"
-OLD_REPLAY, OLD_FULL = f"replay, {LAG} steps late", f"no replay, {LAG} steps late"
-SAMPLES, OUTSIDE = "reward of samples", "mass outside"
-STEPS: dict[str, Any] = {"kl_coef": 0.0, "off_policy_threshold": None, "minibatches": 4}
-NARROW = Sampling(top_p=TOP_P)
-
-
-class _WithoutReplay(DeepSeekV32):
-    """Ratios and gradients of the whole policy, though the sampler was narrower."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.needs = self.needs - {"support"}
-
-
-def _without() -> DeepSeekV32:
-    return _WithoutReplay(sampling=NARROW, **STEPS)
-
-
+WHOLE = "nothing left out"
+OLD_REPLAY, OLD_FULL = f"{REPLAY}, {LAG} steps late", f"{FULL}, {LAG} steps late"
 LATE = {"staleness": LAG}
+STEPS: dict[str, Any] = {"kl_coef": 0.0, "off_policy_threshold": None, "minibatches": 4}
+NARROW: dict[str, Any] = {"sampling": Sampling(top_p=TOP_P), **STEPS}
 ARMS = {
-    REPLAY: arm("deepseek_v32", sampling=NARROW, **STEPS),
-    FULL: Arm(_without, {}),
-    OLD_REPLAY: arm("deepseek_v32", train=LATE, sampling=NARROW, **STEPS),
-    OLD_FULL: Arm(_without, LATE),
+    REPLAY: arm("deepseek_v32", **NARROW),
+    FULL: Arm(lambda: WithoutReplay(**NARROW), {}),
+    OLD_REPLAY: arm("deepseek_v32", train=LATE, **NARROW),
+    OLD_FULL: Arm(lambda: WithoutReplay(**NARROW), LATE),
     WHOLE: arm("deepseek_v32", **STEPS),
 }
-
-
-def nucleus(logits: Tensor) -> Tensor:
-    """[..., V] bool: the fewest tokens, likeliest first, whose mass reaches TOP_P."""
-    probs, order = logits.softmax(-1).sort(-1, descending=True)
-    first = probs.cumsum(-1) - probs < TOP_P
-    return torch.zeros_like(first).scatter(-1, order, first)
-
-
-def narrowed(logits: Tensor, kept: Tensor) -> Tensor:
-    """The logits of the sampler."""
-    return logits.masked_fill(~kept, -torch.inf)
-
-
-def sampled(task: Task, policy: Policy) -> Mapping[str, Tensor]:
-    """Expected reward of what the sampler writes, and the mass it leaves out, mean over visits."""
-    kept = nucleus(policy.logp)
-    sampler = Policy.of(task.tree, narrowed(policy.logp, kept))
-    outside = torch.where(kept, 0.0, policy.probs).sum(-1)
-    visits = sampler.visits
-    return {
-        SAMPLES: sampler.mean(task.rewards).mean(-1),
-        OUTSIDE: (visits * outside).sum((-2, -1)) / visits.sum((-2, -1)),
-    }
-
-
-def ratios(task: Task, old: Tensor, new: Tensor) -> dict[str, Tensor]:
-    """|E[ρ] − 1| of a token under the sampler, mean over its visits, [N]; 0 if ρ is a ratio."""
-    kept = nucleus(old)
-    sampler = Policy.of(task.tree, narrowed(old, kept))
-    found = {}
-    for name, pair in ((REPLAY, (narrowed(old, kept), narrowed(new, kept))), (FULL, (old, new))):
-        before, after = (table.log_softmax(-1) for table in pair)
-        ratio = torch.where(kept, (after - before).exp(), 0.0)
-        gap = ((sampler.probs * ratio).sum(-1) - 1).abs()
-        found[name] = (sampler.visits * gap).sum((-2, -1)) / sampler.visits.sum((-2, -1))
-    return found
-
-
-def gradients(task: Task, logits: Tensor) -> dict[str, Tensor]:
-    """Expected on-policy gradients on the logits, and that of the sampler's expected reward."""
-    kept = nucleus(logits)
-    leaf = logits.clone().requires_grad_()
-    objective = Policy.of(task.tree, narrowed(leaf, kept)).mean(task.rewards).sum()
-    (truth,) = torch.autograd.grad(objective, leaf)
-    sampler = Policy.of(task.tree, narrowed(logits, kept))
-    advantages = task.rewards - sampler.mean(task.rewards)[..., None]
-    weights = (sampler.responses * advantages)[..., None].expand(-1, -1, -1, task.tree.max_length)
-    return {
-        "truth": truth,
-        REPLAY: likelihood_gradient(task.tree, narrowed(logits, kept), weights),
-        FULL: likelihood_gradient(task.tree, logits, weights),
-    }
 
 
 def measure(profile: Profile) -> Tables:
     """Ratios and gradients by enumeration; training with and without replay, fresh and stale."""
     task = prompt_set(range(profile.seeds), held_out=0, features=4)
-    start = task.logits(task.start)
-    noise = normals(task.seeds, UPDATE, shape=tuple(start.shape[1:]))
-    gaps: list[tuple[str | float, ...]] = []
-    for size in SIZES:
-        for name, values in ratios(task, start, start + size * noise).items():
-            gaps += [(name, size, n, value) for n, value in enumerate(values.tolist())]
-    found = gradients(task, start)
-    biases: list[tuple[str | float, ...]] = []
-    for name in (REPLAY, FULL):
-        errors = relative_error(found[name], found["truth"]).tolist()
-        biases += [(name, n, error) for n, error in enumerate(errors)]
+    noise = normals(task.seeds, UPDATE, shape=(task.prompts, task.tree.size, task.tree.vocab))
+    gaps = ratio_bias(task, noise, SIZES, top_p=TOP_P)
+    errors = gradient_bias(task, top_p=TOP_P)
     return {
-        "ratios": Table.of(("training", "size", "seed", "gap"), gaps),
-        "gradients": Table.of(("training", "seed", "error"), biases),
+        "ratios": Table.by_seed(("training", "size", "seed", "gap"), gaps),
+        "gradients": Table.by_seed(("training", "seed", "error"), errors),
         **compare(
             task,
             ARMS,
             steps=profile.pick(quick=15, full=40),
             learning_rate=20.0,
             measures=("entropy", "reward", SAMPLES, OUTSIDE),
-            probe=sampled,
+            probe=partial(sampled, top_p=TOP_P),
         ),
     }
 
@@ -152,25 +82,17 @@ def judge(tables: Tables) -> Sequence[Interval]:
 
 def plot(tables: Tables) -> Axes:
     """The ratio's bias; the reward of what the sampler writes, and the mass it leaves out."""
-    axes = panels(3, width=4.8, height=3.8)
+    ratio, samples, outside = panels(3, width=4.8, height=3.8)
     gaps = [interval(tables["ratios"].numbers("gap", training=FULL, size=s)) for s in SIZES]
-    axes[0].errorbar(
-        SIZES,
-        [gap.value for gap in gaps],
-        yerr=[gap.high - gap.value for gap in gaps],
-        marker="o",
-        label=FULL,
-        **style(1),
-    )
-    axes[0].set(xscale="log", yscale="log", xlabel="noise on the policy's logits, nats")
-    axes[0].set_ylabel("|mean ratio of a token − 1|")
-    axes[0].legend(frameon=False, fontsize="small")
-    for axis, name in zip(axes[1:], (SAMPLES, OUTSIDE), strict=True):
-        lines(axis, tables, name)
-    axes[1].set_ylabel("expected reward of the sampler")
-    axes[2].set_ylabel("mass that the sampler leaves out")
-    axes[2].legend(frameon=False, fontsize="small")
-    return axes[0]
+    error_bars(ratio, SIZES, gaps, marker="o", label=FULL, **style(1))
+    ratio.set(xscale="log", yscale="log", xlabel="noise on the policy's logits, nats")
+    ratio.set_ylabel("|mean ratio of a token − 1|")
+    lines(samples, tables, SAMPLES)
+    samples.set_ylabel("expected reward of the sampler")
+    lines(outside, tables, OUTSIDE)
+    outside.set_ylabel("mass that the sampler leaves out")
+    legend(ratio, outside)
+    return ratio
 
 
 EXPERIMENT = Experiment(
