@@ -52,7 +52,7 @@ ARMS = {
 def measure(profile: Profile) -> Tables:
     """DAPO on trees where a fifth of the states are forks and the rest are nearly decided."""
     task = token_tree(range(profile.seeds), prompts=4, spread=3.0, forks=0.2)
-    return compare(task, ARMS, steps=profile.pick(quick=25, full=100), learning_rate=10.0)
+    return compare(task, ARMS, steps=profile.pick(quick=20, full=25), learning_rate=10.0)
 
 
 def judge(tables: Tables) -> Sequence[Interval]:
@@ -88,4 +88,8 @@ EXPERIMENT = Experiment(
     plot=plot,
     caption="Each mean is over the tokens selected, as in the authors' code, so that a selected "
     "token weighs five times as much.",
+    revisions=(
+        "2026-11-23, no bound changed: the full run from 100 to 25 steps, for after 100 every arm "
+        "solves the trees (the bottom 80 % 0.0003 behind the top 20 %), and the end told nothing.",
+    ),
 )
