@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 
 from entropy_ext.rl.controllers import EntropyPI
 
-__all__ = ["critical_gain", "simulate"]
+__all__ = ["critical_gain", "decay", "drift", "modulus", "pulse", "simulate", "unbounded"]
 
 
 def simulate(
@@ -54,3 +55,34 @@ def critical_gain(lag: int) -> float:
         early, late = max(map(abs, path[100:150])), max(map(abs, path[-50:]))
         low, high = (low, middle) if late > early else (middle, high)
     return 0.5 * (low + high)
+
+
+def unbounded(kp: float, ki: float) -> EntropyPI:
+    """A controller for the target 0 that meets no bound, so that the loop itself shows."""
+    return EntropyPI(0.0, kp=kp, ki=ki, limit=math.inf)
+
+
+def drift(nats: float, since: int) -> Callable[[int], float]:
+    """A disturbance of as much at every step, from one on."""
+    return lambda step: nats if step >= since else 0.0
+
+
+def pulse(nats: float, at: int) -> Callable[[int], float]:
+    """A disturbance at one step."""
+    return lambda step: nats if step == at else 0.0
+
+
+def modulus(gain: float, lag: int, *, kp: float, ki: float) -> float:
+    """Largest |root| of the loop: z^d (z − 1)² + gain·kp (z − 1) + gain·ki; stable below 1."""
+    loop = np.zeros(lag + 3)
+    loop[:3] = 1, -2, 1
+    loop[-2:] += gain * kp, gain * (ki - kp)
+    return float(max(abs(np.roots(loop))))
+
+
+def decay(path: Sequence[float]) -> float:
+    """Factor per step by which the swings of the second half die out; above 1 they grow."""
+    size = np.abs(np.array(path))
+    half = len(size) // 2
+    first, last = size[half : half + half // 2].max(), size[half + half // 2 :].max()
+    return float((last / first) ** (2 / half)) if first > 0 else 0.0

@@ -11,7 +11,6 @@ from entropy_ext.recipes import Sampling
 from sim.lab.draws import normals
 from sim.lab.enumeration import along, likelihood_gradient, relative_error, to_parameters
 from sim.lab.exact import Policy, mean_token_entropy
-from sim.lab.experiments import entropic_robustness
 from sim.lab.foretold import foretell
 from sim.lab.mismatch import NONE, RESPONSE, TOKEN, gradients, mismatch_bias
 from sim.lab.penalties import penalty_bias, penalty_gradient
@@ -207,13 +206,3 @@ def test_the_gradient_with_replay_is_that_of_the_sampler():
     torch.testing.assert_close(measured["mass outside"], outside)
     rewards = torch.where(kept, probs, 0.0) * task.rewards[:, 0]
     torch.testing.assert_close(measured["reward of samples"], rewards.sum(-1) / (1 - outside))
-
-
-@pytest.mark.parametrize(("gain", "lag"), [(0.2, 0), (0.1, 4), (0.2, 8), (0.1, 16)])
-def test_the_loop_of_the_plant(gain, lag):
-    """Catches a characteristic polynomial off by a power: swings die out as its roots say."""
-    pull, path = entropic_robustness._linear(), entropic_robustness.simulate
-    found = path(pull, gain, pulse=0.2, lag=lag, steps=1200)
-    scale = [max(map(abs, found[at : at + 100])) for at in (500, 1000)]
-    root = entropic_robustness.modulus(gain, lag)
-    assert (scale[1] / scale[0]) ** (1 / 500) == pytest.approx(root, abs=2e-3)
