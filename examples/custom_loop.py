@@ -4,7 +4,8 @@ A transformer of random weights is shown two digits and learns to answer with th
 
     python examples/custom_loop.py --recipe clip_cov --steps 60
 
-Recipes that need a value head, a teacher's responses or judged steps say so and stop.
+Recipes that need a value head, a teacher's responses or judged steps say so and stop. Prompts are
+drawn alike, whatever a recipe's curriculum says, and dropped groups are not sampled anew.
 """
 
 from __future__ import annotations
@@ -41,25 +42,39 @@ def build_model(seed: int) -> LlamaForCausalLM:
     )
 
 
-def score(model: LlamaForCausalLM, prompt: Tensor, rollout: Rollout, extras: bool) -> TokenStats:
+def score(
+    model: LlamaForCausalLM, recipe: Recipe, prompt: Tensor, rollout: Rollout, extras: bool = False
+) -> TokenStats:
     """Log-probability and entropy of every response token: the one call that replaces
     log_softmax, gather and a second pass for the entropy."""
     # The last token is predicted but predicts nothing.
     text = torch.cat([prompt, rollout.tokens[:, :-1]], dim=1)
     logits = model(text, logits_to_keep=rollout.tokens.shape[1]).logits
-    return token_stats(logits, rollout.tokens, mask=rollout.mask, extras=extras)
+    temperature = recipe.sampling.temperature
+    return token_stats(
+        logits, rollout.tokens, temperature=temperature, mask=rollout.mask, extras=extras
+    )
 
 
 @torch.no_grad()
 def collect(
-    model: LlamaForCausalLM, reference: LlamaForCausalLM, recipe: Recipe, groups: int, when: float
+    model: LlamaForCausalLM,
+    reference: LlamaForCausalLM,
+    recipe: Recipe,
+    groups: int,
+    step: int,
+    steps: int,
 ) -> tuple[Tensor, Rollout]:
     """Sample a group of responses to each prompt, check them, and score them once."""
     size = recipe.sampling.group_size
     digits = torch.randint(0, 10, (groups, 2)).repeat_interleave(size, dim=0)
     prompt = torch.cat([digits, torch.full_like(digits[:, :1], ASK)], dim=1)
     text = model.generate(
-        prompt, attention_mask=torch.ones_like(prompt), do_sample=True, max_new_tokens=MAX_LENGTH
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        do_sample=True,
+        temperature=recipe.sampling.temperature,
+        max_new_tokens=MAX_LENGTH,
     )
     tokens = text[:, prompt.shape[1] :]
     ended = (tokens == END).cumsum(-1)
@@ -72,18 +87,18 @@ def collect(
         prompt=torch.arange(groups).repeat_interleave(size),
         old_logp=torch.zeros(tokens.shape),
         max_length=MAX_LENGTH,
-        step=0,
-        progress=when,
+        step=step,
+        progress=step / steps,
         correct=right,
         answers=tokens[:, 0].tolist(),
         truncated=ended[:, -1] == 0,
     )
-    before = score(model, prompt, rollout, extras=False)
+    before = score(model, recipe, prompt, rollout)
     rollout = rollout.replace(
         old_logp=before.logp,
         rollout_logp=before.logp,
         old_entropy=before.entropy,
-        ref_logp=score(reference, prompt, rollout, extras=False).logp,
+        ref_logp=score(reference, recipe, prompt, rollout).logp,
     )
     rollout = rollout.replace(rewards=recipe.shape_rewards(rollout))
     kept = recipe.keep(rollout)
@@ -103,12 +118,12 @@ def update(
     stats = None
     if recipe.statistics == "minibatch":
         with torch.no_grad():
-            stats = score(model, prompt, rollout, recipe.extras)
+            stats = score(model, recipe, prompt, rollout, recipe.extras)
     plan: Plan = recipe.prepare(stats, rollout, targets)
     optimizer.zero_grad()
     for rows in torch.arange(len(rollout.mask)).split(micro_batch):
         micro, share = rollout.rows(rows), plan.rows(rows)
-        now = score(model, prompt[rows], micro, extras=False)
+        now = score(model, recipe, prompt[rows], micro)
         values, _ = recipe.token_loss(now, micro, targets.rows(rows), share)
         share.aggregate(values).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -123,19 +138,23 @@ def train(name: str, *, steps: int, seed: int = 0, groups: int = 32) -> list[dic
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
     history = []
     for step in range(steps):
-        prompt, rollout = collect(model, reference, recipe, groups, step / steps)
+        prompt, rollout = collect(model, reference, recipe, groups, step, steps)
         if len(prompt) == 0:
             print(f"{step + 1:4d}  no group that {name} keeps")
             continue
         targets = recipe.targets(rollout)
         parts = min(recipe.minibatches, len(prompt))
-        for rows in torch.randperm(len(prompt)).tensor_split(parts):
-            mini, aims = rollout.rows(rows), targets.rows(rows)
-            update(model, optimizer, recipe, prompt[rows], mini, aims, micro_batch=128)
+        for _ in range(recipe.epochs):
+            for rows in torch.randperm(len(prompt)).tensor_split(parts):
+                mini, aims = rollout.rows(rows), targets.rows(rows)
+                update(model, optimizer, recipe, prompt[rows], mini, aims, micro_batch=128)
         entropy = rollout.old_entropy[rollout.mask].mean().item()
         measured = {"reward": rollout.correct.float().mean().item(), "entropy": entropy}
-        if recipe.after_step(measured).reset_reference:
+        actions = recipe.after_step(measured)
+        if actions.reset_reference:
             reference.load_state_dict(model.state_dict())
+        if actions.reset_optimizer:
+            optimizer.state.clear()
         history.append(measured)
         print(f"{step + 1:4d}  reward {measured['reward']:.3f}  entropy {entropy:.3f} nats")
     return history
@@ -147,4 +166,6 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    if given.steps < 1:
+        parser.error(f"--steps: expected at least 1, got {given.steps}")
     train(given.recipe, steps=given.steps, seed=given.seed)

@@ -38,6 +38,18 @@ def test_other_recipes_run_by_name(example, name):
     assert all(torch.tensor(list(row.values())).isfinite().all() for row in history)
 
 
+def test_sampling_and_epochs_are_the_recipe_s(example, monkeypatch):
+    """Would catch a temperature of 1 for a recipe at 0.6, and one pass for a recipe of two."""
+    steps = []
+    whole = example.update
+    monkeypatch.setattr(example, "update", lambda *a, **k: steps.append(whole(*a, **k)))
+    (plain,), (cool,) = (example.train(name, steps=1, groups=4) for name in ("grpo", "entropic"))
+    assert cool["entropy"] < plain["entropy"] - 0.01
+    steps.clear()
+    example.train("unlikeliness", steps=1, groups=4)
+    assert len(steps) == 2
+
+
 def test_micro_batches_do_not_change_the_step(example):
     """Would catch a normaliser or a selection per micro-batch."""
     from entropy_ext import recipes
@@ -46,7 +58,7 @@ def test_micro_batches_do_not_change_the_step(example):
     for micro_batch in (8, 64):
         recipe = recipes.get("kl_cov", fraction=0.1)
         model = example.build_model(3)
-        prompt, rollout = example.collect(model, model, recipe, 8, 0.0)
+        prompt, rollout = example.collect(model, model, recipe, 8, 0, 1)
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
         # Off the old policy, so that the penalty has a gradient.
         rollout = rollout.replace(old_logp=rollout.old_logp - 0.3)
