@@ -122,6 +122,14 @@ def test_a_column_of_domains_reaches_the_recipe(tmp_path: Path) -> None:
     torch.testing.assert_close(losses[3.0], 3 * losses[1.0])
 
 
+def test_a_prompt_without_a_domain_is_named(tmp_path: Path) -> None:
+    """Data for validation without the column would fail on a tensor of None."""
+    recipe = recipes.get("deepseek_v32", behaviour="trainer", kl_coef=0.0, domain_kl={0: 2.0})
+    data = {"prompt": PROMPTS, "domain": [None] * 8}
+    with pytest.raises(ValueError, match="domain: expected an integer in every row"):
+        batch_of(trainer(GRPOTrainer, tmp_path, data=data, ours={"recipe": recipe}))
+
+
 class _Diary(Recipe):
     name = "diary"
 

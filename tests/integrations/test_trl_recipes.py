@@ -179,6 +179,15 @@ def test_validation_leaves_the_controllers_alone(folder: Path) -> None:
     assert str(ours.learner.recipe.state_dict()) == str(before)
 
 
+def test_validation_in_batches_larger_than_a_generation(folder: Path) -> None:
+    """TRL's table keeps a generation of training: more is not there to be replaced."""
+    ours = _trainer(folder, "grpo", per_device_eval_batch_size=32)
+    assert ours.args.generation_batch_size == 16
+    ours.evaluate(ours.train_dataset)
+    collected = ours.learner._collected[False].advantages
+    assert list(ours._logs["advantages"]) == collected[-ours.args.generation_batch_size :]
+
+
 def test_groups_without_a_signal_are_dropped_and_not_replaced(folder: Path) -> None:
     """Were they counted, the mean over tokens would shrink; were they kept, so would the step."""
 

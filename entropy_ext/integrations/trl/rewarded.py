@@ -44,6 +44,9 @@ class Rewarded:
         Args:
             needs: names.
             correct: from the rewards to [B] bool; None: the total is positive.
+
+        Raises:
+            ValueError: a prompt without a domain, where that is needed.
         """
         fields: dict[str, Any] = {}
         if "correct" in needs:
@@ -53,5 +56,11 @@ class Rewarded:
         if "answers" in needs:
             fields["answers"] = self.answers
         if "domain" in needs:
+            for value in self.domain:
+                if not isinstance(value, int):
+                    raise ValueError(
+                        "domain: expected an integer in every row of the data sets, that for "
+                        f"validation included, got {value!r}"
+                    )
             fields["domain"] = torch.tensor(self.domain, device=self.rewards.device)
         return fields

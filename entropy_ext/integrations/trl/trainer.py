@@ -155,10 +155,12 @@ class GRPOTrainer(ScoringTrainer):
         self._metrics["train" if training else "eval"]["recipe/kept"].append(
             collected.metrics["kept"]
         )
-        # The recipe's advantages in TRL's table of completions, in place of TRL's.
-        for _ in collected.advantages:
-            self._logs["advantages"].pop()
-        self._logs["advantages"].extend(collected.advantages)
+        # The recipe's advantages in TRL's table of completions, in place of TRL's. It holds no more
+        # than a generation of training, which a batch of validation may exceed.
+        shown = self._logs["advantages"]
+        for _ in collected.advantages[: len(shown)]:
+            shown.pop()
+        shown.extend(collected.advantages)
         output["response"] = torch.arange(len(inputs), device=self.accelerator.device)
         return output
 
