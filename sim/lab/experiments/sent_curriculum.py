@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from matplotlib.axes import Axes
-from torch import Tensor
 
-from entropy_ext.recipes import PromptStats, Sampling, SemanticCurriculum
-from entropy_ext.rl.curriculum import semantic_stages
+from entropy_ext.recipes import Sampling, SemanticCurriculum
 from sim.lab.compare import AT_LEVEL, Arm, arm, compare, difference
-from sim.lab.exact import Policy, semantic_entropy
+from sim.lab.curricula import EveryOtherFirst, HighFirst, difficulty
 from sim.lab.experiment import Criterion, Experiment, Profile
-from sim.lab.figures import lines, style
+from sim.lab.figures import against, legend, lines
 from sim.lab.statistics import Interval, interval, rank_correlation
-from sim.lab.tables import Table, Tables
+from sim.lab.tables import Tables
 from sim.lab.tasks import prompt_set
 from sim.plots import panels
 
@@ -28,28 +25,10 @@ HOLD: dict[str, Any] = {"kl_coef": 0.0, "cov_fraction": 0.05, "sampling": GROUPS
 LOW, HIGH, MIXED, ALL = "low first", "high first", "every other first", "all, always"
 FREE, CODE, TEXT = "low first, no clip", "SENT, code", "SENT, text"
 CURRICULA, TOKENS = (LOW, HIGH, MIXED, ALL), (FREE, CODE, TEXT)
-
-
-class _HighFirst(SemanticCurriculum):
-    """The reverse."""
-
-    def select_prompts(self, prompt_stats: PromptStats, progress: float) -> Tensor:
-        assert prompt_stats.semantic_entropy is not None
-        return semantic_stages(-prompt_stats.semantic_entropy, progress, stages=self.stages)
-
-
-class _EveryOtherFirst(SemanticCurriculum):
-    """As many stages, each as hard as the other: neighbours on the grid of difficulty part."""
-
-    def select_prompts(self, prompt_stats: PromptStats, progress: float) -> Tensor:
-        odd = torch.arange(len(prompt_stats.attempts)) % self.stages
-        return semantic_stages(odd.double(), progress, stages=self.stages)
-
-
 ARMS = {
     LOW: Arm(lambda: SemanticCurriculum(**STEPS), {}),
-    HIGH: Arm(lambda: _HighFirst(**STEPS), {}),
-    MIXED: Arm(lambda: _EveryOtherFirst(**STEPS), {}),
+    HIGH: Arm(lambda: HighFirst(**STEPS), {}),
+    MIXED: Arm(lambda: EveryOtherFirst(**STEPS), {}),
     ALL: Arm(lambda: SemanticCurriculum(stages=1, **STEPS), {}),
     FREE: arm("sent", **{**HOLD, "hold_coef": 0.0}),
     CODE: arm("sent", **HOLD),
@@ -67,16 +46,8 @@ def measure(profile: Profile) -> Tables:
         easiest=0.95,
         hardest=0.02,
     )
-    policy = Policy.of(task.tree, task.logits(task.start))
-    entropies = semantic_entropy(policy, task.answers)[:, task.trained]
-    chances = policy.mean(task.correct.double())[:, task.trained]
-    rows = [
-        (n, prompt, *pair)
-        for n, seed in enumerate(zip(entropies.tolist(), chances.tolist(), strict=True))
-        for prompt, pair in enumerate(zip(*seed, strict=True))
-    ]
     return {
-        "prompts": Table.of(("seed", "prompt", "semantic_entropy", "success"), rows),
+        "prompts": difficulty(task),
         **compare(
             task,
             ARMS,
@@ -108,17 +79,12 @@ def judge(tables: Tables) -> Sequence[Interval]:
 
 def plot(tables: Tables) -> Axes:
     """Reward and entropy under each order; entropy against reward with the hold and without."""
-    axes = panels(3, width=4.8, height=3.8)
-    for axis, measure in zip(axes, ("reward", "entropy"), strict=False):
-        lines(axis, tables, measure, arms=CURRICULA)
-    for index, name in enumerate(TOKENS):
-        rows = tables["curves"].where(arm=name)
-        x, y = (rows.numbers("mean", measure=one) for one in ("reward", "entropy"))
-        axes[2].plot(x, y, label=name, **style(index))
-    axes[2].set(xlabel="expected reward", ylabel="token entropy, nats")
-    axes[0].legend(frameon=False, fontsize="small")
-    axes[2].legend(frameon=False, fontsize="small")
-    return axes[0]
+    reward, entropy, hold = panels(3, width=4.8, height=3.8)
+    lines(reward, tables, "reward", arms=CURRICULA)
+    lines(entropy, tables, "entropy", arms=CURRICULA)
+    against(hold, tables, "reward", "entropy", arms=TOKENS)
+    legend(reward, hold)
+    return reward
 
 
 EXPERIMENT = Experiment(

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from matplotlib.axes import Axes
 
 from sim.lab.compare import AT_LEVEL, arm, compare, difference
-from sim.lab.exact import mean_token_entropy
 from sim.lab.experiment import Criterion, Experiment, Profile
-from sim.lab.figures import style
-from sim.lab.foretold import COVARIANCE, EXACT, FORMS, Foretold, foretell
-from sim.lab.harness import Trainer
-from sim.lab.sampler import Draw, sample
-from sim.lab.statistics import Interval, interval, paired, rank_correlation
-from sim.lab.tables import Table, Tables
+from sim.lab.figures import against, error_bars, legend, style
+from sim.lab.forecasts import batch_ranks, forecasts, token_means
+from sim.lab.foretold import COVARIANCE, EXACT, FORMS
+from sim.lab.statistics import Interval, interval, paired
+from sim.lab.tables import Tables
 from sim.lab.tasks import token_tree
 from sim.plots import panels
 
@@ -38,73 +34,21 @@ def measure(profile: Profile) -> Tables:
     """Every batch of GRPO, token by token, now and after LAG steps more; then STEER's training."""
     task = token_tree(range(profile.seeds), prompts=PROMPTS)
     steps = profile.pick(quick=15, full=60)
-    trainer = Trainer(task, ON_POLICY.recipe, steps=steps, learning_rate=40.0)
-    weights = torch.ones(profile.seeds, PROMPTS, dtype=torch.float64)
-    batches, tokens, totals = [], [], []
-    for at in range(steps):
-        logits = task.logits(trainer.parameters.detach())
-        # The very responses that the trainer is about to draw.
-        place, sampling = Draw(at, 0.0, 0, None), trainer.kind.sampling
-        batches.append(
-            sample(task, logits, logits, weights, place, sampling=sampling, groups=PROMPTS)
-        )
-        before = mean_token_entropy(trainer.policy)
-        trainer.step()
-        change = mean_token_entropy(trainer.policy) - before
-        for age in (0, LAG) if at >= LAG else (0,):
-            found = foretell(task, batches[at - age], logits, eta=ETA)
-            for name, values in found.estimates.items():
-                for n in range(profile.seeds):
-                    tokens.append((name, age, at, n, *_agreement(found, name, n)))
-                if age == 0:
-                    sums = torch.where(found.mask, values, 0.0).sum((-2, -1))
-                    pairs = zip(sums.tolist(), change.tolist(), strict=True)
-                    totals += [(name, at, n, *pair) for n, pair in enumerate(pairs)]
     return {
-        "tokens": Table.of(("estimate", "age", "step", "seed", "rank", "sign"), tokens),
-        "batches": Table.of(("estimate", "step", "seed", "foretold", "measured"), totals),
+        **forecasts(task, ON_POLICY.recipe, steps=steps, learning_rate=40.0, lag=LAG, eta=ETA),
         **compare(task, ARMS, steps=steps, learning_rate=10.0, level=LEVEL),
     }
-
-
-def _agreement(found: Foretold, name: str, seed: int) -> tuple[float, float]:
-    """Rank correlation with what was measured, share of right signs; NaN without advantages."""
-    mask = found.mask[seed]
-    foretold, measured = found.estimates[name][seed][mask], found.measured[seed][mask]
-    if len(measured) == 0:
-        return math.nan, math.nan
-    same = (foretold.sign() == measured.sign()).double().mean()
-    return rank_correlation(foretold.tolist(), measured.tolist()), float(same)
-
-
-def _tokens(tables: Tables, column: str, name: str, age: int = 0) -> list[float]:
-    """For each seed the mean over its batches."""
-    rows = tables["tokens"].where(estimate=name, age=age)
-    found = []
-    for seed in rows.values("seed"):
-        known = [v for v in rows.numbers(column, seed=seed) if not math.isnan(v)]
-        found.append(math.fsum(known) / len(known))
-    return found
-
-
-def _batches(tables: Tables, name: str) -> list[float]:
-    """For each seed the rank correlation over batches of Σ estimates and the policy's ΔH."""
-    rows = tables["batches"].where(estimate=name)
-    return [
-        rank_correlation(rows.numbers("foretold", seed=n), rows.numbers("measured", seed=n))
-        for n in rows.values("seed")
-    ]
 
 
 def judge(tables: Tables) -> Sequence[Interval]:
     """Tokens, batches, then training."""
     return [
-        interval(_tokens(tables, "rank", CODE)),
-        paired(_tokens(tables, "rank", CODE), _tokens(tables, "rank", COVARIANCE)),
-        interval(_tokens(tables, "sign", CODE)),
-        interval(_tokens(tables, "rank", CODE, LAG)),
-        interval(_batches(tables, CODE)),
-        paired(_batches(tables, CODE), _batches(tables, COVARIANCE)),
+        interval(token_means(tables, "rank", CODE)),
+        paired(token_means(tables, "rank", CODE), token_means(tables, "rank", COVARIANCE)),
+        interval(token_means(tables, "sign", CODE)),
+        interval(token_means(tables, "rank", CODE, LAG)),
+        interval(batch_ranks(tables, CODE)),
+        paired(batch_ranks(tables, CODE), batch_ranks(tables, COVARIANCE)),
         difference(tables, AT_LEVEL, STEER, GRPO),
         difference(tables, "reward", STEER, GRPO),
     ]
@@ -113,31 +57,21 @@ def judge(tables: Tables) -> Sequence[Interval]:
 def plot(tables: Tables) -> Axes:
     """How well each estimate ranks tokens and batches; entropy against reward in training."""
     ranks, training = panels(2, width=6.0, height=4.0)
-    groups = {
-        "tokens": [_tokens(tables, "rank", name) for name in ESTIMATES],
-        f"tokens {LAG} steps old": [_tokens(tables, "rank", name, LAG) for name in ESTIMATES],
-        "signs of tokens": [_tokens(tables, "sign", name) for name in ESTIMATES],
-        "whole batches": [_batches(tables, name) for name in ESTIMATES],
-    }
     for index, name in enumerate(ESTIMATES):
-        found = [interval(values[index]) for values in groups.values()]
-        ranks.errorbar(
-            [place + 0.12 * (index - 1.5) for place in range(len(found))],
-            [one.value for one in found],
-            yerr=[one.high - one.value for one in found],
-            fmt="osD^"[index],
-            color=style(index)["color"],
-            label=name,
-        )
+        groups = {
+            "tokens": token_means(tables, "rank", name),
+            f"tokens {LAG} steps old": token_means(tables, "rank", name, LAG),
+            "signs of tokens": token_means(tables, "sign", name),
+            "whole batches": batch_ranks(tables, name),
+        }
+        places = [place + 0.12 * (index - 1.5) for place in range(len(groups))]
+        look = {"fmt": "osD^"[index], "color": style(index)["color"], "label": name}
+        error_bars(ranks, places, [interval(values) for values in groups.values()], **look)
     ranks.set_xticks(range(len(groups)), list(groups))
     ranks.set(ylabel="rank correlation (signs: share right)", ylim=(-0.25, 1.05))
     ranks.legend(frameon=False, fontsize="small", loc="lower left")
-    for index, name in enumerate(ARMS):
-        rows = tables["curves"].where(arm=name)
-        x, y = (rows.numbers("mean", measure=one) for one in ("reward", "entropy"))
-        training.plot(x, y, label=name, **style(index))
-    training.set(xlabel="expected reward", ylabel="token entropy, nats")
-    training.legend(frameon=False, fontsize="small")
+    against(training, tables, "reward", "entropy")
+    legend(training)
     return ranks
 
 
