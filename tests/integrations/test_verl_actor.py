@@ -263,6 +263,16 @@ def test_controllers_survive_a_checkpoint(tmp_path: Path) -> None:
         again.live["entropy_ext/entropic"].state_dict()
     )
 
+    # More ranks than before: one that has no file of its own takes another's.
+    (tmp_path / "global_step_2" / "entropy_ext_rank_0.pt").rename(
+        tmp_path / "global_step_2" / "entropy_ext_rank_1.pt"
+    )
+    widened = BigramEngine()
+    attach(widened)
+    widened.load_checkpoint(str(tmp_path / "global_step_2"))
+    trained(widened, range(2, 4))
+    assert torch.equal(straight.module.weight, widened.module.weight)
+
     # The controller matters: without its state the result is another.
     fresh = BigramEngine()
     fresh.module.load_state_dict(torch.load(tmp_path / "global_step_2" / "model.pt"))

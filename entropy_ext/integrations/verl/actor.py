@@ -81,8 +81,8 @@ class Actor:
 
     def load_checkpoint(self, local_path: str, *args: Any, **options: Any) -> Any:
         """What the recipes must remember, then the engine's, which may delete the directory."""
-        if local_path is not None and _file(local_path).exists():
-            state = torch.load(_file(local_path), weights_only=True)
+        if local_path is not None and (file := _found(local_path)) is not None:
+            state = torch.load(file, weights_only=True)
             self.steps, self.waiting = state["steps"], state["recipes"]
             self.live = {}
         return self._load(local_path, *args, **options)
@@ -222,3 +222,11 @@ def _file(directory: str) -> Path:
     """Of this rank: directories need not be shared between machines."""
     rank = dist.get_rank() if dist.is_initialized() else 0
     return Path(directory) / f"entropy_ext_rank_{rank}.pt"
+
+
+def _found(directory: str) -> Path | None:
+    """This rank's, or where there are more ranks than before another's, which is the same."""
+    own = _file(directory)
+    return (
+        own if own.exists() else next(iter(sorted(own.parent.glob("entropy_ext_rank_*.pt"))), None)
+    )
