@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 
-from sim.lab.compare import Arm, arm, compare, difference
+from sim.lab.compare import Arm, arm, compare, difference, ends, gained
 from sim.lab.experiment import Criterion, Experiment, Profile
-from sim.lab.figures import style
-from sim.lab.statistics import Interval, interval
+from sim.lab.figures import error_bars, legend, style
+from sim.lab.statistics import Interval, interval, paired
+from sim.lab.sweep import cost_of_half, decades_of_rise
 from sim.lab.tables import Tables
 from sim.lab.task import Task
 from sim.lab.tasks import prompt_set, token_tree
@@ -56,56 +56,25 @@ def measure(profile: Profile) -> Tables:
     }
 
 
-def _ends(tables: Tables, task: str, measure: str) -> list[tuple[float, ...]]:
-    """For each seed the value at the end under each coefficient, in their order."""
-    columns = [tables[task].numbers("value", arm=name, measure=measure) for name in BONUS]
-    return list(zip(*columns, strict=True))
-
-
-def _place(entropies: Sequence[float], share: float) -> tuple[int, float]:
-    """Where entropy has risen by a share of its range: the interval of the grid, and how far in."""
-    level = entropies[0] + share * (entropies[-1] - entropies[0])
-    above = next(k for k, entropy in enumerate(entropies) if entropy >= level)
-    return above - 1, (level - entropies[above - 1]) / (entropies[above] - entropies[above - 1])
-
-
-def _width(entropies: Sequence[float]) -> float:
-    """Decades of the coefficient over which the middle half of the rise happens."""
-    ends = []
-    for share in (0.25, 0.75):
-        # The first interval starts at 0, of which there is no logarithm.
-        k, part = _place(entropies, share)
-        low, high = (math.log10(max(c, COEFFICIENTS[1])) for c in COEFFICIENTS[k : k + 2])
-        ends.append(low + part * (high - low))
-    return ends[1] - ends[0]
-
-
-def _cost(entropies: Sequence[float], rewards: Sequence[float]) -> float:
-    """Reward lost where half of the rise is had."""
-    k, part = _place(entropies, 0.5)
-    return rewards[k] + part * (rewards[k + 1] - rewards[k]) - rewards[0]
+def _sweep(tables: Tables, task: str, measure: str) -> list[list[float]]:
+    """For each coefficient the value at the end of each seed."""
+    return [ends({"finals": tables[task]}, name, measure) for name in BONUS]
 
 
 def judge(tables: Tables) -> Sequence[Interval]:
     """Too small, too large, how little lies between, what it costs; then the two others."""
     tree = {"finals": tables["token tree"]}
-    large = tables["token tree"].where(arm=LARGE, measure="entropy")
-    rises = [b - a for a, b in zip(large.numbers("start"), large.numbers("value"), strict=True)]
-    found = [difference(tree, "entropy", SMALL, NONE), interval(rises)]
+    found = [difference(tree, "entropy", SMALL, NONE), gained(tree, LARGE, "entropy")]
     for task in TASKS:
-        entropies, rewards = (_ends(tables, task, one) for one in ("entropy", "reward"))
-        found.append(interval([_width(row) for row in entropies]))
-        found.append(interval([_cost(*pair) for pair in zip(entropies, rewards, strict=True)]))
-    moved = [
-        [abs(b - a) for a, b in zip(*(_tree(tables, name) for name in pair), strict=True)]
-        for pair in ((QUARTER, LARGE), (SLOW, FAST))
-    ]
-    found.append(interval([a - b for a, b in zip(*moved, strict=True)]))
-    return [*found, difference(tree, "reward", PENALTY, NONE)]
-
-
-def _tree(tables: Tables, name: str) -> list[float]:
-    return tables["token tree"].numbers("value", arm=name, measure="entropy")
+        sweeps = (_sweep(tables, task, measure) for measure in ("entropy", "reward"))
+        entropies, rewards = (list(zip(*sweep, strict=True)) for sweep in sweeps)
+        found.append(interval([decades_of_rise(COEFFICIENTS, seed) for seed in entropies]))
+        found.append(interval(list(map(cost_of_half, entropies, rewards))))
+    moved = []
+    for pair in ((QUARTER, LARGE), (SLOW, FAST)):
+        before, after = (ends(tree, name, "entropy") for name in pair)
+        moved.append([abs(b - a) for a, b in zip(before, after, strict=True)])
+    return [*found, paired(*moved), difference(tree, "reward", PENALTY, NONE)]
 
 
 def plot(tables: Tables) -> Axes:
@@ -113,25 +82,15 @@ def plot(tables: Tables) -> Axes:
     axes = panels(2, width=5.4, height=3.8)
     for axis, measure in zip(axes, ("entropy", "reward"), strict=True):
         for index, task in enumerate(TASKS):
-            found = [interval(column) for column in zip(*_ends(tables, task, measure), strict=True)]
-            start = tables[task].numbers("start", arm=NONE, measure=measure)
-            axis.errorbar(
-                COEFFICIENTS,
-                [one.value for one in found],
-                yerr=[one.high - one.value for one in found],
-                marker="os"[index],
-                label=task,
-                **style(index),
-            )
-            axis.axhline(
-                interval(start).value, color=style(index)["color"], linestyle=":", linewidth=1
-            )
+            found, look = list(map(interval, _sweep(tables, task, measure))), style(index)
+            error_bars(axis, COEFFICIENTS, found, marker="os"[index], label=task, **look)
+            start = interval(tables[task].numbers("start", arm=NONE, measure=measure))
+            axis.axhline(start.value, color=look["color"], linestyle=":", linewidth=1)
         axis.set_xscale("symlog", linthresh=COEFFICIENTS[1])
-        axis.set_xlim(-0.002, 1.3)
-        axis.set_xlabel("coefficient of the entropy bonus")
+        axis.set(xlim=(-0.002, 1.3), xlabel="coefficient of the entropy bonus")
     axes[0].set_ylabel("token entropy at the end, nats")
     axes[1].set_ylabel("expected reward at the end")
-    axes[0].legend(frameon=False, fontsize="small")
+    legend(axes[0])
     return axes[0]
 
 
