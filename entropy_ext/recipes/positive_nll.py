@@ -46,7 +46,7 @@ class PositiveNLL(Recipe):
         plan = super().prepare(stats, rollout, targets, group=group)
         if self.nll_coef == 0:
             return plan
-        right = rollout.mask & cast(Tensor, rollout.correct).unsqueeze(-1)
+        right = plan.mask & cast(Tensor, rollout.correct).unsqueeze(-1)
         counted = count(right, self.aggregation, group=group)
         share = torch.where(counted > 0, plan.normalizer / counted, 0.0).to(rollout.old_logp.dtype)
         return replace(plan, coefficients={**plan.coefficients, "nll": self.nll_coef * share})

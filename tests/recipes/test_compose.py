@@ -178,6 +178,18 @@ def test_parts_act():
     assert torch.equal(masked.gradient[0], plain.gradient[0])
 
 
+def test_the_likelihood_s_mean_is_over_the_tokens_that_an_earlier_part_left():
+    """Of two right tokens the sure one is out: a mean over both would halve the term."""
+    rollout = case([[1, 1], [1, 1]], correct=torch.tensor([True, False]))
+    recipe = recipes.compose(
+        "grpo", "high_entropy_tokens", "positive_nll", fraction=0.5, nll_coef=1.0, **OFF
+    )
+    entropy = [[2.0, 0.1], [2.0, 0.1]]
+    got = step(recipe, rollout, entropy=entropy, advantages=[[0.0, 0.0], [0.0, 0.0]])
+    assert got.plan.mask.tolist() == [[True, False], [True, False]]
+    assert got.gradient.tolist() == [[-1.0, 0.0], [0.0, 0.0]]
+
+
 def test_one_part_is_itself_and_what_a_group_needs_is_kept():
     assert_same(recipes.compose("dapo"), recipes.get("dapo"))
     assert_same(recipes.compose("grpo", "dr_grpo"), recipes.get("dr_grpo"))
