@@ -25,6 +25,7 @@ __all__ = [
     "arm",
     "at_level",
     "compare",
+    "counted_from",
     "difference",
     "difference_at",
     "ends",
@@ -33,6 +34,7 @@ __all__ = [
     "gained",
     "lost",
     "misses",
+    "second_halves",
     "tabulate",
 ]
 
@@ -129,6 +131,16 @@ def tabulate(
     return tables
 
 
+def counted_from(curves: Table, first: Mapping[str, int]) -> Table:
+    """The table "curves" with each arm's steps counted from one of its own; none before it."""
+    rows: list[Sequence[Cell]] = []
+    for arm, measure, step, *rest in curves.rows:
+        since = int(step) - first[str(arm)]
+        if since >= 0:
+            rows.append((arm, measure, since, *rest))
+    return Table.of(curves.columns, rows)
+
+
 def at_level(rising: Tensor, other: Tensor, level: float) -> list[float]:
     """`other` where `rising` first reaches a level, between measurements on a straight line.
 
@@ -178,6 +190,13 @@ def falls(tables: Tables, arm: str, measure: str = "reward") -> list[float]:
     rows = tables["runs"].where(arm=arm)
     runs = [rows.numbers(measure, seed=seed) for seed in rows.values("seed")]
     return [max(map(sub, accumulate(run, max), run)) for run in runs]
+
+
+def second_halves(runs: Table, arm: str, measure: str) -> list[list[float]]:
+    """Of each seed the measure along the second half of an arm's run, measured points."""
+    rows = runs.where(arm=arm)
+    found = [rows.numbers(measure, seed=seed) for seed in rows.values("seed")]
+    return [run[len(run) // 2 :] for run in found]
 
 
 def lost(tables: Tables, arm: str) -> Interval:

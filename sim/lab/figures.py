@@ -20,6 +20,7 @@ __all__ = [
     "error_bars",
     "legend",
     "lines",
+    "one_seed",
     "panel",
     "rule",
     "style",
@@ -77,7 +78,7 @@ def curves(
 
 
 def panel(axis: Axes, place: int) -> Axes:
-    """Another panel of the axis's figure, from 0 on."""
+    """Another panel of the axis's figure, from 0 on; −1 is the last."""
     figure = axis.get_figure(root=True)
     assert figure is not None
     return figure.axes[place]
@@ -115,6 +116,16 @@ def lines(axis: Axes, tables: Tables, measure: str, *, arms: Sequence[str] | Non
             alpha=0.18,
             linewidth=0,
         )
+    axis.set(xlabel="training step", ylabel=LABELS.get(measure, measure))
+    axis.set_xlim(left=0)
+
+
+def one_seed(axis: Axes, runs: Table, measure: str) -> None:
+    """A measure along the runs of the first seed, one line for each arm: what means may hide."""
+    rows = runs.where(seed=runs.values("seed")[0])
+    for index, arm in enumerate(map(str, runs.values("arm"))):
+        run = rows.where(arm=arm)
+        axis.plot(run.numbers("step"), run.numbers(measure), label=arm, **style(index))
     axis.set(xlabel="training step", ylabel=LABELS.get(measure, measure))
     axis.set_xlim(left=0)
 

@@ -11,7 +11,7 @@ from sim.lab.draws import uniforms
 from sim.lab.exact import Policy
 from sim.lab.task import Task
 
-__all__ = ["baseline", "group_noise", "score_vectors", "variance"]
+__all__ = ["baseline", "baseline_variances", "group_noise", "score_vectors", "variance"]
 
 GROUPS = 22
 """stream of random numbers"""
@@ -49,6 +49,24 @@ def variance(policy: Policy, scores: Tensor, advantages: Tensor) -> Tensor:
     mean = torch.einsum("npl,nplx->npx", policy.responses * advantages, scores)
     square = policy.mean(advantages.square() * scores.square().sum(-1))
     return square - mean.square().sum(-1)
+
+
+def baseline_variances(policy: Policy, scores: Tensor, rewards: Tensor) -> dict[str, Tensor]:
+    """`variance` of the gradient with each baseline over that with the mean reward, [N, P].
+
+    "none"; "mean"; "OPO", the mean of rewards weighing lengths; "optimum", that of least variance.
+    """
+    tokens = policy.tree.mask.sum(-1).double()
+    weights = {
+        "mean": torch.ones_like(tokens),
+        "OPO": tokens,
+        "optimum": scores.square().sum(-1),
+    }
+    found = {"none": variance(policy, scores, rewards)}
+    for name, weight in weights.items():
+        advantages = rewards - baseline(policy, rewards, weight)[..., None]
+        found[name] = variance(policy, scores, advantages)
+    return {name: value / found["mean"] for name, value in found.items()}
 
 
 def group_noise(

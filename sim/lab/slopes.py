@@ -11,7 +11,7 @@ from entropy_ext.rl.advantages import group_zscore
 from sim.lab.exact import Policy
 from sim.lab.task import Task
 
-__all__ = ["price", "slope", "zscore_weight"]
+__all__ = ["first_scores", "price", "slope", "zscore_weight"]
 
 
 def slope(
@@ -47,6 +47,18 @@ def price(task: Task, scores: Tensor, quantity: Callable[[Policy], Tensor]) -> T
     """
     gained = slope(task, scores, lambda policy: policy.mean(task.rewards).mean(-1), task.start)
     return slope(task, scores, quantity, task.start) / gained
+
+
+def first_scores(task: Task, group_size: int) -> dict[str, Tensor]:
+    """What GRPO's and Dr. GRPO's exact expected first step weighs responses by, [N, P, L] each.
+
+    c(p)·(r − p)/|y| with `zscore_weight`'s c, and r − p; up to scale, for rewards of 0 and 1.
+    """
+    success = Policy.of(task.tree, task.logits(task.start)).mean(task.rewards)[..., None]
+    advantages = task.rewards - success
+    tokens = task.tree.mask.sum(-1)
+    divided = zscore_weight(success, group_size) * advantages / tokens
+    return {"GRPO": divided, "Dr. GRPO": advantages}
 
 
 def zscore_weight(success: Tensor, group_size: int) -> Tensor:

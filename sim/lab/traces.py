@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from entropy_ext.rl.advantages import gae, terminal_rewards
 from sim.lab.enumeration import along, likelihood_gradient
-from sim.lab.exact import Policy
+from sim.lab.exact import Policy, state_values
+from sim.lab.tables import Table
+from sim.lab.task import Task
 
-__all__ = ["TraceError", "trace_error"]
+__all__ = ["TraceError", "trace_error", "trace_errors"]
 
 
 class TraceError(NamedTuple):
@@ -50,3 +54,24 @@ def trace_error(
     squares = (probs * advantages.square() * along(tree, size)).sum((-2, -1))
     noise = (squares - mean.square().sum(-1)) / signal.square()
     return TraceError(across.norm(dim=-1) / signal, noise)
+
+
+def trace_errors(task: Task, decays: Mapping[str, Tensor | float]) -> Table:
+    """`trace_error` at the start of every seed's first prompt, with values of 0 and exact ones.
+
+    Args:
+        task: of N seeds.
+        decays: name → λ.
+
+    Returns:
+        Columns values ("none", "exact"), λ, seed, bias, noise.
+    """
+    policy = Policy.of(task.tree, task.start)
+    exact = state_values(policy, task.rewards)
+    rows: list[tuple[str, str, int, float, float]] = []
+    for kind, values in (("none", torch.zeros_like(exact)), ("exact", exact)):
+        for name, decay in decays.items():
+            error = trace_error(policy, task.rewards, values, decay)
+            pairs = zip(error.bias[:, 0].tolist(), error.noise[:, 0].tolist(), strict=True)
+            rows += [(kind, name, n, *pair) for n, pair in enumerate(pairs)]
+    return Table.of(("values", "λ", "seed", "bias", "noise"), rows)

@@ -6,9 +6,15 @@ import torch
 
 from entropy_ext.rl.advantages import group_mean, leave_one_out
 from sim.lab.exact import Policy, state_values
-from sim.lab.gradients import baseline, group_noise, score_vectors, variance
+from sim.lab.gradients import (
+    baseline,
+    baseline_variances,
+    group_noise,
+    score_vectors,
+    variance,
+)
 from sim.lab.tasks import token_tree
-from sim.lab.traces import trace_error
+from sim.lab.traces import trace_error, trace_errors
 
 
 def _small(seeds):
@@ -46,6 +52,12 @@ def test_the_optimal_baseline_is_where_the_variance_is_least():
         gap = (task.rewards[..., i, None] - best[..., None]) * scores[..., i, :] - truth
         by_hand += policy.responses[..., i] * gap.square().sum(-1)
     torch.testing.assert_close(at(best), by_hand, rtol=1e-9, atol=0)
+    found = baseline_variances(policy, scores, task.rewards)
+    plain = at(policy.mean(task.rewards))
+    torch.testing.assert_close(found["optimum"], at(best) / plain, rtol=1e-9, atol=0)
+    torch.testing.assert_close(found["none"], at(torch.zeros_like(best)) / plain)
+    assert all((value >= found["optimum"]).all() for value in found.values())
+    assert (found["mean"] == 1).all()
 
 
 def test_noise_of_groups_against_the_exact_variance():
@@ -79,3 +91,8 @@ def test_traces_at_both_ends():
     assert (trace_error(policy, task.rewards, nothing, 0.5).bias > 0.01).all()
     each = torch.where(task.tree.mask.sum(-1) > 2, 0.5, 0.0).double()
     assert (trace_error(policy, task.rewards, values, each).bias > 1e-4).all()
+    table = trace_errors(task, {"half": 0.5, "whole": 1.0})
+    found = table.numbers("noise", values="none", λ="whole")
+    assert found == plain.noise[:, 0].tolist()
+    assert max(table.numbers("bias", values="exact")) < 1e-12
+    assert min(table.numbers("bias", values="none", λ="half")) > 0.01

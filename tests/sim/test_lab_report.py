@@ -32,6 +32,7 @@ from sim.lab.compare import (
     gained,
     lost,
     misses,
+    second_halves,
 )
 from sim.lab.experiment import QUICK, Criterion
 from sim.lab.experiments import EXPERIMENTS
@@ -107,6 +108,10 @@ def test_comparisons_pair_the_seeds():
     assert lost(tables, "a").value == pytest.approx(sum(1 - b / a for a, b in shares) / 10)
     start = tables["finals"].numbers("start", arm="a", measure="reward")
     assert curve.numbers("mean")[0] == pytest.approx(sum(start) / 10, rel=1e-12)
+    tables = compare(task, arms, steps=4, learning_rate=2.0, points=4, runs=True)
+    halves = second_halves(tables["runs"], "slow", "reward")
+    assert [half[-1] for half in halves] == ends(tables, "slow", "reward")
+    assert {len(half) for half in halves} == {3}
     rise = gained(tables, "a", "reward")
     reached = final(tables, "a", "reward").value
     assert rise.value == pytest.approx(reached - sum(start) / 10, rel=1e-12)

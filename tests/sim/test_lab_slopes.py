@@ -13,7 +13,7 @@ from sim.lab.compare import difference_at
 from sim.lab.exact import Policy, mean_token_entropy
 from sim.lab.harness import Trainer
 from sim.lab.measures import lengths
-from sim.lab.slopes import price, slope, zscore_weight
+from sim.lab.slopes import first_scores, price, slope, zscore_weight
 from sim.lab.tables import Table, joined
 from sim.lab.tasks import token_tree
 
@@ -67,6 +67,23 @@ def test_the_weight_of_a_prompt_by_all_groups():
     torch.testing.assert_close(
         zscore_weight(success, 3), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0
     )
+
+
+def test_first_steps_are_the_mean_over_all_groups():
+    """Catches a length or a spread left in or out: groups of 2, every pair of responses."""
+    task = _task([3])
+    policy = Policy.of(task.tree, task.start)
+    found = first_scores(task, 2)
+    for p in range(2):
+        chances, rewards = policy.responses[0, p], task.rewards[0, p]
+        pair = chances[:, None] * chances
+        half = (rewards[:, None] - rewards) / 2
+        spread = half.abs() * math.sqrt(2) + 1e-6
+        tokens = task.tree.mask.sum(-1)[:, None]
+        # A response is half of its own group's mean, which r − p leaves out.
+        for name, each in (("GRPO", half / spread / tokens), ("Dr. GRPO", 2 * half)):
+            scores = (pair * each).sum(-1) / chances
+            torch.testing.assert_close(found[name][0, p], scores, atol=1e-9, rtol=0)
 
 
 def test_lengths_by_hand():

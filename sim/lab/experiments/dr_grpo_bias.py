@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from matplotlib.axes import Axes
-from torch import Tensor
 
 from entropy_ext.recipes import Sampling
-from sim.lab.compare import arm, compare, difference_at
-from sim.lab.exact import Policy
+from sim.lab.compare import arm, compare, difference_at, gained
 from sim.lab.experiment import Criterion, Experiment, Profile
 from sim.lab.figures import curves
 from sim.lab.measures import lengths
-from sim.lab.slopes import price, zscore_weight
+from sim.lab.probes import hardest
+from sim.lab.slopes import first_scores, price, zscore_weight
 from sim.lab.statistics import Interval, exactly, interval
 from sim.lab.tables import Table, Tables
-from sim.lab.task import Task
 from sim.lab.tasks import prompt_set, token_tree
 
 LEVEL, GROUP = 0.6, 16
@@ -37,74 +35,51 @@ SPREADS = {
 }
 
 
-def _hardest(task: Task, policy: Policy) -> Mapping[str, Tensor]:
-    """Success on the harder quarter of the prompts, which are in order of difficulty."""
-    rows = slice(task.trained.stop * 3 // 4, task.trained.stop)
-    return {"hardest": policy.mean(task.correct.double())[:, rows].mean(-1)}
-
-
-def _first_steps(profile: Profile) -> Table:
-    """Growth of wrong responses per unit of reward gained, exactly, in each first step."""
-    task = token_tree(range(10 * profile.seeds), prompts=1, **LONG)
-    tokens = task.tree.mask.sum(-1)
-    success = Policy.of(task.tree, task.start).mean(task.rewards)[..., None]
-    advantages = task.rewards - success
-    scores = {"GRPO": zscore_weight(success, GROUP) * advantages / tokens, "Dr. GRPO": advantages}
-    rows: list[tuple[str, int, float]] = []
-    for name, score in scores.items():
-        grown = price(task, score, lambda policy: lengths(task, policy)["length_wrong"])
-        rows += [(name, n, value) for n, value in enumerate(grown.tolist())]
-    return Table.of(("arm", "seed", "value"), rows)
-
-
 def measure(profile: Profile) -> Tables:
     """Lengths on trees where what runs to the limit is wrong; difficulty on graded prompts."""
-    steps = profile.pick(quick=16, full=60)
+    options: dict[str, Any] = {
+        "steps": profile.pick(quick=16, full=60),
+        "points": 20,
+        "runs": True,
+    }
     tables = compare(
         token_tree(range(profile.seeds), prompts=4, **LONG),
         ARMS,
-        steps=steps,
         learning_rate=10.0,
-        points=20,
         measures=("reward", "entropy", "length_wrong", "length_right"),
         probe=lengths,
-        runs=True,
+        **options,
     )
     graded = compare(
         prompt_set(range(profile.seeds), easiest=0.9, held_out=1),
         SPREADS,
-        steps=steps,
         learning_rate=15.0,
-        points=20,
         measures=("reward", "hardest"),
-        probe=_hardest,
-        runs=True,
+        probe=lambda task, policy: {"hardest": hardest(task, policy)},
+        **options,
     )
-    weights = zscore_weight(torch.tensor([0.05, 0.5], dtype=torch.float64), GROUP)
+    success = torch.tensor([0.05, 0.5], dtype=torch.float64)
+    weights = zip(success.tolist(), zscore_weight(success, GROUP).tolist(), strict=True)
+    first = token_tree(range(10 * profile.seeds), prompts=1, **LONG)
+    grown = {
+        (name,): price(first, scores, lambda policy: lengths(first, policy)["length_wrong"])
+        for name, scores in first_scores(first, GROUP).items()
+    }
     return {
         **tables,
         "graded": graded["runs"],
-        "first steps": _first_steps(profile),
-        "weights": Table.of(
-            ("success", "weight"), list(zip((0.05, 0.5), weights.tolist(), strict=True))
-        ),
+        "first steps": Table.by_seed(("arm", "seed", "value"), grown),
+        "weights": Table.of(("success", "weight"), list(weights)),
     }
 
 
 def judge(tables: Tables) -> Sequence[Interval]:
     """The two biases exactly, then what is left of them in training."""
-    first, ends = tables["first steps"], tables["finals"]
+    first = tables["first steps"]
     hard, even = tables["weights"].numbers("weight")
-    grown = {}
-    for name in ARMS:
-        rows = ends.where(arm=name, measure="length_wrong")
-        pairs = zip(rows.numbers("value"), rows.numbers("start"), strict=True)
-        grown[name] = interval([end - start for end, start in pairs])
     return [
-        interval(first.numbers("value", arm="GRPO")),
-        interval(first.numbers("value", arm="Dr. GRPO")),
-        grown["GRPO"],
-        grown["Dr. GRPO"],
+        *(interval(first.numbers("value", arm=name)) for name in ARMS),
+        *(gained(tables, name, "length_wrong") for name in ARMS),
         difference_at(tables, "length_wrong", "GRPO", "Dr. GRPO", level=LEVEL),
         exactly(hard / even),
         difference_at({"runs": tables["graded"]}, "hardest", *SPREADS, level=LEVEL),

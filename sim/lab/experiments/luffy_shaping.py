@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from matplotlib.axes import Axes
-from torch import Tensor
 
 from entropy_ext.recipes import Sampling
-from entropy_ext.rl.losses import mixed_policy
 from sim.lab.compare import arm, compare, difference, difference_at
-from sim.lab.enumeration import along
-from sim.lab.exact import Policy
 from sim.lab.experiment import Criterion, Experiment, Profile
-from sim.lab.figures import curves, style
+from sim.lab.figures import curves, panel, style
 from sim.lab.statistics import Interval, paired
 from sim.lab.tables import Table, Tables
-from sim.lab.task import Task
 from sim.lab.tasks import token_tree
+from sim.lab.teacher import rare_probability, rare_weight
 
 GAMMA, RARE, LEVEL = 0.1, 0.05, 0.2
 SHAPED, RAW, OWN = "LUFFY", "LUFFY without shaping", "on policy"
@@ -30,37 +26,6 @@ ARMS = {
     RAW: arm("luffy", gamma=None, **PLAIN),
     OWN: arm("luffy", sampling=Sampling(group_size=8), **PLAIN),
 }
-
-
-def _rare(task: Task) -> tuple[Tensor, Tensor]:
-    """π at the start of every response's tokens, [N, P, L, T]; where the teacher's are rare."""
-    start = Policy.of(task.tree, task.start)
-    probs = along(task.tree, start.probs)
-    return probs, task.correct[..., None] & task.tree.mask & (probs < RARE)
-
-
-def _probe(task: Task, policy: Policy) -> Mapping[str, Tensor]:
-    """Mean probability of the right responses' tokens that were rare at the start."""
-    _, rare = _rare(task)
-    held = torch.where(rare, along(task.tree, policy.probs), 0.0)
-    return {"rare": held.sum((1, 2, 3)) / rare.sum((1, 2, 3)).clamp(min=1)}
-
-
-def _weights(task: Task) -> Table:
-    """Of a teacher's trace at the start: share of |∂loss/∂ln π| that falls on rare tokens."""
-    probs, rare = _rare(task)
-    assert task.teacher is not None
-    rows: list[tuple[str, int, float]] = []
-    for name, gamma in ((SHAPED, GAMMA), (RAW, None)):
-        logp = torch.where(task.tree.mask, probs, 1.0).log().flatten(0, 2).requires_grad_()
-        mask = torch.ones_like(logp, dtype=torch.bool)
-        one = torch.ones_like(logp)
-        loss = mixed_policy(logp, logp.detach(), one, mask, teacher=mask, gamma=gamma).loss
-        (slope,) = torch.autograd.grad(loss.sum(), logp)
-        weight = task.teacher[..., None] * slope.abs().view_as(probs) * task.tree.mask
-        share = torch.where(rare, weight, 0.0).sum((1, 2, 3)) / weight.sum((1, 2, 3))
-        rows += [(name, seed, value) for seed, value in enumerate(share.tolist())]
-    return Table.of(("arm", "seed", "share"), rows)
 
 
 def measure(profile: Profile) -> Tables:
@@ -81,10 +46,11 @@ def measure(profile: Profile) -> Tables:
         steps=steps,
         learning_rate=40.0,
         measures=("reward", "entropy", "rare"),
-        probe=_probe,
+        probe=lambda task, policy: {"rare": rare_probability(task, policy, RARE)},
         runs=True,
     )
-    return {**tables, "weights": _weights(task)}
+    weights = {(name,): rare_weight(task, RARE, g) for name, g in ((SHAPED, GAMMA), (RAW, None))}
+    return {**tables, "weights": Table.by_seed(("arm", "seed", "share"), weights)}
 
 
 def judge(tables: Tables) -> Sequence[Interval]:
@@ -105,17 +71,13 @@ def judge(tables: Tables) -> Sequence[Interval]:
 def plot(tables: Tables) -> Axes:
     """Along training, and the weight of a teacher's token by its probability."""
     labels = {"rare": "probability of rare teacher tokens"}
-    first = curves(tables, ("reward", "entropy", "rare", "reward"), labels=labels)
-    figure = first.get_figure(root=True)
-    assert figure is not None
-    last = figure.axes[-1]
-    last.clear()
+    first = curves(tables, ("reward", "entropy", "rare", None), labels=labels)
+    last = panel(first, -1)
     p = torch.logspace(-3, 0, 61).tolist()
     shaped = [GAMMA * x / (x + GAMMA) ** 2 for x in p]
     last.plot(p, shaped, label=SHAPED, **style(0))
     last.plot(p, p, label=RAW, **style(1))
     last.set(xscale="log", xlabel="π of the teacher's token", ylabel="weight of ∇ln π, A = 1")
-    last.grid(alpha=0.25, linewidth=0.6)
     return first
 
 

@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from matplotlib.axes import Axes
+from torch import Tensor
 
 from entropy_ext.rl.advantages import group_mean, leave_one_out, opo
 from sim.lab.compare import AT_LEVEL, arm, compare, difference
 from sim.lab.exact import Policy
 from sim.lab.experiment import Criterion, Experiment, Profile
-from sim.lab.figures import lines
-from sim.lab.gradients import baseline, group_noise, score_vectors, variance
-from sim.lab.statistics import Interval, interval
-from sim.lab.tables import Table, Tables
-from sim.lab.task import Task
+from sim.lab.figures import error_bars, legend, lines
+from sim.lab.gradients import baseline_variances, group_noise, score_vectors
+from sim.lab.statistics import Interval, interval, ratio
+from sim.lab.tables import Cell, Table, Tables
 from sim.lab.tasks import token_tree
 from sim.plots import COLOURS, panels
 
@@ -33,35 +32,21 @@ ARMS = {
 }
 
 
-def _variances(task: Task) -> dict[str, list[float]]:
-    """Of the gradient on the logits at the start, [N] each; exact ones over that with the mean."""
-    policy = Policy.of(task.tree, task.start)
-    scores, tokens = score_vectors(policy), task.tree.mask.sum(-1).double()
-    weights = {
-        "none": None,
-        "mean": torch.ones_like(tokens),
-        "OPO": tokens,
-        "optimum": scores.square().sum(-1),
-    }
-    exact = {}
-    for name, weight in weights.items():
-        b = 0.0 if weight is None else baseline(policy, task.rewards, weight)[..., None]
-        exact[name] = variance(policy, scores, task.rewards - b)[:, 0]
-    found = {name: (value / exact["mean"]).tolist() for name, value in exact.items()}
-    for name, advantage in ESTIMATORS.items():
-        noise = group_noise(task, policy, scores, advantage, group_size=GROUP, groups=GROUPS)
-        found[f"group: {name}"] = noise.tolist()
-    return found
-
-
 def measure(profile: Profile) -> Tables:
     """Variances on trees where length tells right from wrong; training where it partly does."""
     task = token_tree(range(4 * profile.seeds), prompts=1, **LONG)
     short = (~task.tree.truncated & (task.tree.mask.sum(-1) <= 3)).expand_as(task.correct)
-    rows: list[tuple[str, str, int, float]] = []
+    found: dict[tuple[Cell, ...], Tensor] = {}
     for kind, correct in ((WRONG, short), (RIGHT, ~short & ~task.tree.truncated)):
-        for name, values in _variances(replace(task, correct=correct)).items():
-            rows += [(kind, name, n, value) for n, value in enumerate(values)]
+        told = replace(task, correct=correct)
+        policy = Policy.of(told.tree, told.start)
+        scores = score_vectors(policy)
+        for name, value in baseline_variances(policy, scores, told.rewards).items():
+            found[kind, name] = value[:, 0]
+        for name, advantage in ESTIMATORS.items():
+            found[kind, f"group: {name}"] = group_noise(
+                told, policy, scores, advantage, group_size=GROUP, groups=GROUPS
+            )
     tables = compare(
         token_tree(range(profile.seeds), prompts=4, **LONG),
         ARMS,
@@ -69,7 +54,7 @@ def measure(profile: Profile) -> Tables:
         learning_rate=40.0,
         level=LEVEL,
     )
-    return {**tables, "variance": Table.of(("lengths", "baseline", "seed", "value"), rows)}
+    return {**tables, "variance": Table.by_seed(("lengths", "baseline", "seed", "value"), found)}
 
 
 def judge(tables: Tables) -> Sequence[Interval]:
@@ -77,10 +62,8 @@ def judge(tables: Tables) -> Sequence[Interval]:
     table = tables["variance"]
 
     def over(lengths: str, name: str, other: str) -> Interval:
-        ours, theirs = (
-            table.numbers("value", lengths=lengths, baseline=which) for which in (name, other)
-        )
-        return interval([a / b for a, b in zip(ours, theirs, strict=True)])
+        sides = (table.numbers("value", lengths=lengths, baseline=side) for side in (name, other))
+        return ratio(*sides)
 
     return [
         over(WRONG, "OPO", "mean"),
@@ -102,18 +85,11 @@ def plot(tables: Tables) -> Axes:
         rows = tables["variance"].where(lengths=lengths)
         names = [str(name) for name in rows.values("baseline") if not str(name).startswith("group")]
         found = [interval(rows.numbers("value", baseline=name)) for name in names]
-        axis.errorbar(
-            [place + 0.15 * index for place in range(len(names))],
-            [measured.value for measured in found],
-            yerr=[measured.high - measured.value for measured in found],
-            fmt="os"[index],
-            color=COLOURS[index],
-            label=lengths,
-        )
+        places = [place + 0.15 * index for place in range(len(names))]
+        error_bars(axis, places, found, fmt="os"[index], color=COLOURS[index], label=lengths)
     axis.set_xticks(range(len(names)), names)
     axis.set(xlabel="baseline", ylabel="exact variance over that with the mean", ylim=(0, None))
-    for legend in (entropy, axis):
-        legend.legend(frameon=False, fontsize="small")
+    legend(entropy, axis)
     return entropy
 
 

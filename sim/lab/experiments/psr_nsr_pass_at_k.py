@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from torch import Tensor
 
-from sim.lab.compare import arm, compare, difference, difference_at, final
-from sim.lab.exact import Policy, pass_at_k
+from sim.lab.compare import arm, compare, difference, difference_at, final, gained
 from sim.lab.experiment import Criterion, Experiment, Profile
-from sim.lab.figures import style
-from sim.lab.measures import trained
-from sim.lab.statistics import Interval, interval, paired
+from sim.lab.figures import legend, rule, style
+from sim.lab.probes import entropy_of_right, held_out_pass
+from sim.lab.statistics import Interval, interval
 from sim.lab.tables import Tables
-from sim.lab.task import Task
 from sim.lab.tasks import prompt_set
 from sim.plots import panels
 
@@ -33,16 +30,6 @@ ARMS = {
 }
 HELD = {k: f"held-out pass@{k}" for k in KS}
 SEEN = {k: f"pass@{k}" for k in KS}
-
-
-def _probe(task: Task, policy: Policy) -> Mapping[str, Tensor]:
-    """pass@k on the held-out prompts; entropy among the right responses to the trained, nats."""
-    success = policy.mean(task.correct.double())[:, task.training :]
-    passed = pass_at_k(success, KS).mean(1).unbind(-1)
-    seen, right = trained(task, policy), task.correct[:, task.trained]
-    among = seen.response_logp.masked_fill(~right, -float("inf")).log_softmax(-1).exp()
-    spread = (-among * among.clamp(min=1e-300).log()).sum(-1).mean(-1)
-    return {**dict(zip(HELD.values(), passed, strict=True)), "right": spread}
 
 
 def measure(profile: Profile) -> Tables:
@@ -66,22 +53,19 @@ def measure(profile: Profile) -> Tables:
         points=20,
         runs=True,
         ks=KS,
-        probe=_probe,
+        probe=lambda task, policy: {
+            **held_out_pass(task, policy, KS),
+            "right": entropy_of_right(task, policy),
+        },
     )
-
-
-def _gain(tables: Tables, name: str) -> Interval:
-    """Mean over seeds of pass@256 on held-out prompts, trained − untrained."""
-    rows = tables["finals"].where(arm=name, measure=LARGE)
-    return paired(rows.numbers("value"), rows.numbers("start"))
 
 
 def judge(tables: Tables) -> Sequence[Interval]:
     """Both ends of the curve over k, and the variety of right responses."""
     return [
         difference(tables, HELD[1], PSR, NSR),
-        _gain(tables, PSR),
-        _gain(tables, NSR),
+        gained(tables, PSR, LARGE),
+        gained(tables, NSR, LARGE),
         difference(tables, LARGE, NSR, PSR),
         difference(tables, LARGE, W, PSR),
         difference(tables, HELD[1], W, NSR),
@@ -97,14 +81,14 @@ def plot(tables: Tables) -> Axes:
         axes, {"held-out prompts": HELD, "trained prompts": SEEN}.items(), strict=True
     ):
         base = [_start(tables, measure) for measure in names.values()]
-        axis.axhline(0, color="0.3", linewidth=1)
+        rule(axis, 0)
         for index, name in enumerate(ARMS):
             found = [final(tables, name, measure) for measure in names.values()]
             gain = [one.value - start for one, start in zip(found, base, strict=True)]
             axis.plot(KS, gain, marker="o", markersize=4, label=name, **style(index))
         axis.set_xscale("log", base=2)
         axis.set(xlabel="k", ylabel="pass@k, trained − untrained", title=title)
-    axes[0].legend(frameon=False, fontsize="small")
+    legend(axes[0])
     return axes[0]
 
 

@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from torch import Tensor
 
-from sim.lab.compare import arm, compare, difference
-from sim.lab.exact import Policy
+from sim.lab.compare import arm, compare, difference, second_halves
 from sim.lab.experiment import Criterion, Experiment, Profile
-from sim.lab.figures import curves, style
+from sim.lab.figures import curves, one_seed, panel, rule
+from sim.lab.probes import kept_entropy
 from sim.lab.statistics import Interval, interval, paired
 from sim.lab.tables import Tables
-from sim.lab.task import Task
 from sim.lab.tasks import token_tree
 
 GROUP, TARGET, DELTA = 16, 0.4, 0.4
@@ -34,15 +32,6 @@ ARMS = {
 }
 
 
-def _seen(task: Task, policy: Policy) -> dict[str, Tensor]:
-    """Expected entropy per token of the groups that are not rejected: what the controller sees."""
-    success = policy.mean(task.correct.double())
-    kept = 1 - success**GROUP - (1 - success) ** GROUP
-    visits = kept[..., None] * policy.visits
-    total = (visits * policy.token_entropy).sum((-2, -1))
-    return {"seen": total / visits.sum((-2, -1))}
-
-
 def measure(profile: Profile) -> Tables:
     """GRPO with rejection of groups without a signal, every step measured; on two kinds of data."""
     steps = profile.pick(quick=24, full=48)
@@ -52,7 +41,7 @@ def measure(profile: Profile) -> Tables:
         "measures": ("seen", "entropy", "reward"),
         "points": steps,
         "runs": True,
-        "probe": _seen,
+        "probe": lambda task, policy: {"seen": kept_entropy(task, policy, GROUP)},
     }
     tables = compare(token_tree(range(profile.seeds)), ARMS, **options)
     easier = token_tree(range(profile.seeds), answers=4)
@@ -60,23 +49,16 @@ def measure(profile: Profile) -> Tables:
     return {**tables, "easier": compare(easier, both, **options)["runs"]}
 
 
-def _halves(tables: Tables, name: str, runs: str = "runs") -> list[list[float]]:
-    """For each seed the entropy seen in the second half of the run."""
-    rows = tables[runs].where(arm=name)
-    found = [rows.numbers("seen", seed=seed) for seed in rows.values("seed")]
-    return [run[len(run) // 2 :] for run in found]
-
-
 def _mean(tables: Tables, name: str, runs: str = "runs") -> list[float]:
-    return [statistics.fmean(run) for run in _halves(tables, name, runs)]
-
-
-def _swing(tables: Tables, name: str) -> list[float]:
-    return [statistics.stdev(run) for run in _halves(tables, name)]
+    return [statistics.fmean(half) for half in second_halves(tables[runs], name, "seen")]
 
 
 def _miss(tables: Tables, name: str, runs: str = "runs") -> list[float]:
     return [abs(mean - TARGET) for mean in _mean(tables, name, runs)]
+
+
+def _swing(tables: Tables, name: str) -> list[float]:
+    return [statistics.stdev(half) for half in second_halves(tables["runs"], name, "seen")]
 
 
 def judge(tables: Tables) -> Sequence[Interval]:
@@ -95,19 +77,12 @@ def judge(tables: Tables) -> Sequence[Interval]:
 def plot(tables: Tables) -> Axes:
     """Means over seeds, then one seed alone, whose saw-tooth the means hide."""
     labels = {"seen": "token entropy of kept groups, nats"}
-    first = curves(tables, ("seen", "entropy", "reward"), labels=labels)
-    figure = first.get_figure(root=True)
-    assert figure is not None
-    first.axhline(TARGET, color="0.3", linewidth=1)
-    alone = figure.axes[1]
-    alone.clear()
-    rows = tables["runs"].where(seed=tables["runs"].values("seed")[0])
-    for index, name in enumerate(ARMS):
-        run = rows.where(arm=name)
-        alone.plot(run.numbers("step"), run.numbers("seen"), **style(index))
-    alone.axhline(TARGET, color="0.3", linewidth=1)
-    alone.set(xlabel="training step", ylabel=labels["seen"], title="one seed", xlim=(0, None))
-    alone.grid(alpha=0.25, linewidth=0.6)
+    first = curves(tables, ("seen", None, "reward"), labels=labels)
+    alone = panel(first, 1)
+    one_seed(alone, tables["runs"], "seen")
+    for axis in (first, alone):
+        rule(axis, TARGET)
+    alone.set(ylabel=labels["seen"], title="one seed")
     return first
 
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
-import torch
 from matplotlib.axes import Axes
-from torch import Tensor
 
-from sim.lab.compare import Arm, arm, compare, difference, difference_at
-from sim.lab.exact import Policy, pass_at_k
+from sim.lab.compare import Arm, arm, compare, difference, difference_at, gained
 from sim.lab.experiment import Criterion, Experiment, Profile
-from sim.lab.figures import curves, style
-from sim.lab.harness import Trainer
-from sim.lab.measures import trained
+from sim.lab.figures import curves, error_bars, legend, rule, style
+from sim.lab.probes import held_out_pass, rare_right
+from sim.lab.ranks import rank_changes
 from sim.lab.statistics import Interval, interval, paired
 from sim.lab.tables import Table, Tables
-from sim.lab.task import Task
 from sim.lab.tasks import prompt_set, random_bandit
 
 RIGHT, COPIES, RATE, LEVEL, LARGE = 8, 32, 2.0, 0.6, "held-out pass@256"
@@ -38,47 +33,15 @@ ARMS = {
 }
 
 
-def _copies(task: Task) -> Task:
-    """The one prompt many times over: the mean over the copies is an expectation over groups."""
-    parts = {
-        name: getattr(task, name).expand(-1, COPIES, *getattr(task, name).shape[2:]).contiguous()
-        for name in ("start", "correct", "answers")
-    }
-    return replace(task, **parts)
-
-
 def _ranks(profile: Profile) -> Table:
     """Mean change of ln π of each right arm in one training step, from the likeliest on."""
-    bandit = random_bandit(range(5 * profile.seeds), arms=2 * RIGHT, right=RIGHT)
-    task = _copies(bandit)
-    before = Policy.of(bandit.tree, bandit.start).response_logp[:, 0]
-    likely = before.masked_fill(~bandit.correct[:, 0], -torch.inf)
-    order = likely.argsort(-1, descending=True)[:, :RIGHT]
+    task = random_bandit(range(5 * profile.seeds), arms=2 * RIGHT, right=RIGHT)
     rows: list[tuple[str, int, int, float, float]] = []
     for name, side in ARMS.items():
-        trainer = Trainer(task, side.recipe, steps=1, learning_rate=RATE * COPIES)
-        trainer.step()
-        change = (trainer.policy.response_logp - before[:, None]).mean(1).gather(-1, order)
-        chances = before.exp().gather(-1, order)
-        for seed, pairs in enumerate(torch.stack([chances, change], -1).tolist()):
+        found = rank_changes(task, side.recipe, ranks=RIGHT, copies=COPIES, learning_rate=RATE)
+        for seed, pairs in enumerate(found.tolist()):
             rows += [(name, seed, rank + 1, *pair) for rank, pair in enumerate(pairs)]
     return Table.of(("arm", "seed", "rank", "chance", "change"), rows)
-
-
-def _probe(task: Task, policy: Policy) -> Mapping[str, Tensor]:
-    """pass@256 on held-out prompts; probability of right responses that were rare at the start.
-
-    Rare: of the right responses to a trained prompt the half that was less likely.
-    """
-    success = policy.mean(task.correct.double())[:, task.training :]
-    right = task.correct[:, task.trained]
-    start = trained(task, Policy.of(task.tree, task.logits(task.start)))
-    rank = start.response_logp.masked_fill(~right, torch.inf).argsort(-1).argsort(-1)
-    rare = right & (rank < right.sum(-1, keepdim=True) // 2)
-    return {
-        LARGE: pass_at_k(success, (256,)).mean((1, 2)),
-        "rare": trained(task, policy).mean(rare.double()).mean(-1),
-    }
 
 
 def measure(profile: Profile) -> Tables:
@@ -95,7 +58,10 @@ def measure(profile: Profile) -> Tables:
         measures=("reward", "rare", LARGE, "entropy"),
         points=20,
         runs=True,
-        probe=_probe,
+        probe=lambda task, policy: {
+            **held_out_pass(task, policy, (256,)),
+            "rare": rare_right(task, policy),
+        },
     )
     return {**tables, "ranks": _ranks(profile)}
 
@@ -110,7 +76,6 @@ def _change(tables: Tables, name: str, ranks: Sequence[int]) -> list[float]:
 def judge(tables: Tables) -> Sequence[Interval]:
     """The bias by rank, its cures, then what becomes of rare right answers in training."""
     likely, rare = range(1, RIGHT // 2 + 1), range(RIGHT // 2 + 1, RIGHT + 1)
-    finals = tables["finals"].where(arm=GRPO, measure=LARGE)
     return [
         paired(_change(tables, GRPO, rare), _change(tables, GRPO, likely)),
         interval(_change(tables, GRPO, rare)),
@@ -118,7 +83,7 @@ def judge(tables: Tables) -> Sequence[Interval]:
         paired(_change(tables, GRPO_MORE, rare), _change(tables, GRPO, rare)),
         difference(tables, "rare", UNLIKELY, GRPO),
         difference_at(tables, "rare", UNLIKELY, GRPO, level=LEVEL),
-        paired(finals.numbers("value"), finals.numbers("start")),
+        gained(tables, GRPO, LARGE),
         difference(tables, LARGE, UNLIKELY, GRPO),
         difference_at(tables, LARGE, UNLIKELY, GRPO, level=LEVEL),
     ]
@@ -127,18 +92,15 @@ def judge(tables: Tables) -> Sequence[Interval]:
 def plot(tables: Tables) -> Axes:
     """The change by rank, then training."""
     labels = {"rare": "probability of rare right responses", LARGE: "pass@256 on held-out prompts"}
-    first = curves(tables, ("entropy", "reward", "rare", LARGE), labels=labels)
-    first.clear()
+    first = curves(tables, (None, "reward", "rare", LARGE), labels=labels)
+    ranks = range(1, RIGHT + 1)
     for index, name in enumerate(ARMS):
         rows = tables["ranks"].where(arm=name)
-        ranks = range(1, RIGHT + 1)
         found = [interval(rows.numbers("change", rank=rank)) for rank in ranks]
-        middle, half = [one.value for one in found], [one.high - one.value for one in found]
-        first.errorbar(ranks, middle, half, marker="o", markersize=4, label=name, **style(index))
-    first.axhline(0, color="0.3", linewidth=1)
+        error_bars(first, ranks, found, marker="o", markersize=4, label=name, **style(index))
+    rule(first, 0)
     first.set(xlabel="rank of the right answer, 1 the likeliest", ylabel="change of ln π, nats")
-    first.grid(alpha=0.25, linewidth=0.6)
-    first.legend(frameon=False, fontsize="small")
+    legend(first)
     return first
 
 

@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 from matplotlib.axes import Axes
+from torch import Tensor
 
 from entropy_ext.rl.advantages import length_adaptive_decay
-from sim.lab.compare import Arm, arm, compare, difference
-from sim.lab.exact import Policy, state_values
+from sim.lab.compare import Arm, arm, compare, counted_from, difference
 from sim.lab.experiment import Criterion, Experiment, Profile
-from sim.lab.figures import lines
-from sim.lab.statistics import Interval, interval
-from sim.lab.tables import Table, Tables
+from sim.lab.figures import legend, lines
+from sim.lab.statistics import Interval, ratio
+from sim.lab.tables import Tables
 from sim.lab.tasks import token_tree
-from sim.lab.traces import trace_error
+from sim.lab.traces import trace_errors
 from sim.plots import COLOURS, panels
 
 # The paper's traces, 20 tokens at λ = 0.95 and a twentieth of the response at α = 0.05, are those
@@ -39,21 +39,6 @@ def _arm(**changed: Any) -> Arm:
     return arm("vapo", **options, train={"steps": STEPS + options["value_pretraining"]})
 
 
-def _errors(profile: Profile) -> Table:
-    """Bias and noise of the gradient, without values and with exact ones."""
-    task = token_tree(range(4 * profile.seeds), prompts=1, **LONG)
-    policy = Policy.of(task.tree, task.start)
-    exact = state_values(policy, task.rewards)
-    adaptive = length_adaptive_decay(task.tree.mask.sum(-1), alpha=ALPHA, dtype=torch.float64)
-    rows: list[tuple[str, str, int, float, float]] = []
-    for kind, values in (("none", torch.zeros_like(exact)), ("exact", exact)):
-        for name, decay in (("adaptive", adaptive), ("0.2", FIXED), ("0.6", 0.6), ("1", 1.0)):
-            error = trace_error(policy, task.rewards, values, decay)
-            pairs = zip(error.bias[:, 0].tolist(), error.noise[:, 0].tolist(), strict=True)
-            rows += [(kind, name, n, *pair) for n, pair in enumerate(pairs)]
-    return Table.of(("values", "λ", "seed", "bias", "noise"), rows)
-
-
 def measure(profile: Profile) -> Tables:
     """Trees of responses that differ in length, with a table of values that learns slowly."""
     tables = compare(
@@ -64,7 +49,10 @@ def measure(profile: Profile) -> Tables:
         critic_rate=0.2,
         measures=("reward", "entropy", "length"),
     )
-    return {**tables, "errors": _errors(profile)}
+    task = token_tree(range(4 * profile.seeds), prompts=1, **LONG)
+    adaptive = length_adaptive_decay(task.tree.mask.sum(-1), alpha=ALPHA, dtype=torch.float64)
+    decays: dict[str, Tensor | float] = {"adaptive": adaptive, "0.2": FIXED, "0.6": 0.6, "1": 1.0}
+    return {**tables, "errors": trace_errors(task, decays)}
 
 
 def judge(tables: Tables) -> Sequence[Interval]:
@@ -72,9 +60,8 @@ def judge(tables: Tables) -> Sequence[Interval]:
     errors = tables["errors"]
 
     def over(measure: str, values: str, decay: str) -> Interval:
-        mine = errors.where(values=values, **{"λ": "adaptive"}).numbers(measure)
-        other = errors.where(values=values, **{"λ": decay}).numbers(measure)
-        return interval([a / b for a, b in zip(mine, other, strict=True)])
+        sides = (errors.where(values=values, **{"λ": which}) for which in ("adaptive", decay))
+        return ratio(*(side.numbers(measure) for side in sides))
 
     return [
         over("bias", "none", "0.2"),
@@ -84,20 +71,11 @@ def judge(tables: Tables) -> Sequence[Interval]:
     ]
 
 
-def _policy_steps(curves: Table) -> Table:
-    """The curves from the first step of the policy on."""
-    before = {name: how.get("value_pretraining", PRETRAINING) for name, how in ABLATIONS.items()}
-    shifted = (
-        (name, measured, int(step) - before.get(str(name), PRETRAINING), *rest)
-        for name, measured, step, *rest in curves.rows
-    )
-    return Table(curves.columns, tuple(row for row in shifted if row[2] >= 0))
-
-
 def plot(tables: Tables) -> Axes:
     """Training from the first step of the policy on, and the errors."""
     reward, entropy, axis = panels(3, width=4.2, height=3.5)
-    shifted = {"curves": _policy_steps(tables["curves"])}
+    alone = {name: how.get("value_pretraining", PRETRAINING) for name, how in ABLATIONS.items()}
+    shifted = {"curves": counted_from(tables["curves"], {FULL: PRETRAINING, **alone})}
     for panel, measured in ((reward, "reward"), (entropy, "entropy")):
         lines(panel, shifted, measured)
         panel.set_xlabel("training step of the policy")
@@ -113,8 +91,7 @@ def plot(tables: Tables) -> Axes:
             )
     axis.set(xlabel="bias of the gradient", ylabel="noise of the gradient, variance over signal²")
     axis.set(xlim=(-0.05, 1.0), ylim=(0, 50))
-    for legend in (reward, axis):
-        legend.legend(frameon=False, fontsize="small")
+    legend(reward, axis)
     return reward
 
 
