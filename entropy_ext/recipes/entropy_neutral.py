@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
@@ -67,10 +68,11 @@ class EntropyNeutral(Recipe):
         ratio = log_rho.exp()
         # Where the clip acts, no gradient flows: such a token neither moves the entropy nor helps.
         low, high = 1 - self.clip_low, 1 + self.clip_high
-        moving = torch.where(advantages > 0, ratio <= high, ratio >= low)
+        highest = math.inf if self.dual_clip is None else self.dual_clip
+        held = torch.where(advantages > 0, ratio > high, (ratio < low) | (ratio > highest))
         change = entropy_change(stats, torch.ones_like(advantages), ratio=ratio)
         size = ratio.square() * step_size_squared(stats.logp, cast(Tensor, stats.collision))
-        known = plan.mask & moving & torch.isfinite(change)
+        known = plan.mask & ~held & torch.isfinite(change)
         projected = entropy_neutral(
             advantages,
             torch.where(known, change, 0.0),

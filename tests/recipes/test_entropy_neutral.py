@@ -101,16 +101,18 @@ def test_half_the_strength_leaves_half_the_change() -> None:
     assert changes[1] == pytest.approx(changes[0] / 2, rel=1e-3)
 
 
-def test_clipped_tokens_keep_their_advantages() -> None:
+@pytest.mark.parametrize("dual_clip", [None, 1.3])
+def test_clipped_tokens_keep_their_advantages(dual_clip: float | None) -> None:
     """Catches tokens without gradient that are counted on to balance the others."""
     logits, rollout, targets = batch(4)
     stale = rollout.old_logp.clone()
     stale[::2] -= 0.5  # ratio 1.65: clipped where the advantage is positive
     rollout = rollout.replace(old_logp=stale)
-    recipe = recipes.get("entropy_neutral")
+    recipe = recipes.get("entropy_neutral", dual_clip=dual_clip)
     plan = recipe.prepare(statistics(logits, rollout, extras=True), rollout, targets)
     clipped = torch.zeros_like(rollout.mask)
-    clipped[::2] = targets.advantages[::2] > 0
+    # A dual clip holds the others.
+    clipped[::2] = True if dual_clip else targets.advantages[::2] > 0
     clipped &= rollout.mask
     assert clipped.any()
     after = plan.tokens["advantages"]
