@@ -165,8 +165,15 @@ def main(
     # TRL calls transformers by names that it renamed.
     warnings.filterwarnings("ignore", category=FutureWarning)
     console = Console()
-    with Progress(console=console) as progress:
-        logs = {name: learn(name, steps, seed, progress) for name in names}
+    logs: dict[str, list[dict[str, float]]] = {}
+    try:
+        with Progress(console=console) as progress:
+            for name in names:
+                logs[name] = learn(name, steps, seed, progress)
+    except KeyboardInterrupt:
+        console.print(f"Interrupted: {', '.join(logs) or 'no recipe'} finished.")
+        if not logs:
+            raise typer.Exit(130) from None
     console.print(table(logs))
     plot(logs, out)
     console.print(f"Plot: {out}")

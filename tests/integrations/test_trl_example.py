@@ -49,3 +49,22 @@ def test_example_names_the_recipes_it_knows(example: dict[str, Any], tmp_path: P
     """A misspelt name should not be found out after the first run."""
     with pytest.raises(typer.BadParameter, match="clip_vov: not in grpo, dapo"):
         example["main"](recipe=["grpo", "clip_vov"], steps=1, seed=0, out=tmp_path / "out.png")
+
+
+def test_ctrl_c_keeps_what_is_finished(example: dict[str, Any], tmp_path: Path) -> None:
+    """The first recipe's minute would be lost with the second's."""
+
+    def learn(name: str, *_: Any) -> list[dict[str, float]]:
+        if name == "entropy_neutral":
+            raise KeyboardInterrupt
+        return [{"step": 1, "reward": 0.5, "entropy": 1.0}]
+
+    main = example["main"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(main.__globals__, "learn", learn)
+        with warnings.catch_warnings():
+            main(recipe=["grpo", "entropy_neutral"], steps=1, seed=0, out=tmp_path / "out.png")
+        assert (tmp_path / "out.png").stat().st_size > 0
+        with pytest.raises(typer.Exit):
+            main(recipe=["entropy_neutral"], steps=1, seed=0, out=tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
