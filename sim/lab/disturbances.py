@@ -35,7 +35,8 @@ def answers(
         lost: nats of the pulse.
         drifting: nats of the drift, per step.
         shock: the step at which either comes.
-        steps: of a path.
+        steps: of a path after the pulse; one under drift gets four times as many, and stability is
+            read off 200 steps after the shock.
 
     Returns:
         stability: lag, gain, theory, measured: `modulus` and `decay` after the pulse.
@@ -91,4 +92,4 @@ def plot_pulses(axis: Axes, table: Table, gains: Sequence[float]) -> None:
             rows = table.where(controller=name, gain=gain)
             look = {**style(index), "linestyle": dashes, "label": f"{name}, gain {gain}"}
             axis.plot(rows.numbers("step"), rows.numbers("entropy"), **look)
-    axis.set(xlabel="steps since 0.2 nats were lost", ylabel="error, nats", xlim=(-10, 200))
+    axis.set(xlabel="steps since the pulse", ylabel="error, nats", xlim=(-10, 200))

@@ -12,7 +12,7 @@ from sim.lab.draws import normals
 from sim.lab.exact import Policy, action_values, covariance, entropy_to_go, state_values
 from sim.lab.experiment import Criterion, Experiment, Profile
 from sim.lab.figures import style
-from sim.lab.statistics import Interval, exactly, interval
+from sim.lab.statistics import Interval, exactly, interval, order
 from sim.lab.tables import Table, Tables
 from sim.lab.tasks import token_tree
 from sim.plots import panels
@@ -52,14 +52,13 @@ def judge(tables: Tables) -> Sequence[Interval]:
     for eta in ETAS:
         rows = table.where(eta=eta)
         parts = [rows.numbers(name) for name in ("change", "local", "moved")]
-        errors.append(np.mean([abs(c - a - b) for c, a, b in zip(*parts, strict=True)]))
-    order = float(np.polyfit(np.log(ETAS), np.log(errors), 1)[0])
+        errors.append(float(np.mean([abs(c - a - b) for c, a, b in zip(*parts, strict=True)])))
     rows = table.where(eta=ETAS[0])
     missed = [
         abs(moved) / (abs(local) + abs(moved))
         for local, moved in zip(rows.numbers("local"), rows.numbers("moved"), strict=True)
     ]
-    return [exactly(max(table.numbers("gap"))), exactly(order), interval(missed)]
+    return [exactly(max(table.numbers("gap"))), exactly(order(ETAS, errors)), interval(missed)]
 
 
 def plot(tables: Tables) -> Axes:

@@ -78,6 +78,7 @@ def plot(tables: Tables) -> Axes:
     stability, pulses, training = panels(3, width=4.8, height=3.8)
     plot_stability(stability, tables["stability"])
     plot_pulses(pulses, tables["pulses"], (GAINS[1], GAINS[4]))
+    pulses.set_xlabel(f"steps since {PLANT['lost']:g} nats were lost")
     lines(training, tables, "entropy", arms=(FREE, P, PI, P_DRIFT, PI_DRIFT, PI_LATE))
     training.axhline(TARGET, color="0.4", linewidth=1, linestyle=":")
     legend(stability, pulses, training)

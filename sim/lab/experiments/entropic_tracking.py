@@ -8,10 +8,10 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from entropy_ext.recipes import Sampling
-from sim.lab.compare import arm, compare
+from sim.lab.compare import arm, compare, misses
 from sim.lab.experiment import Criterion, Experiment, Profile
 from sim.lab.figures import curves
-from sim.lab.statistics import Interval, interval
+from sim.lab.statistics import Interval, interval, paired
 from sim.lab.tables import Tables
 from sim.lab.tasks import prompt_set
 
@@ -40,19 +40,10 @@ def measure(profile: Profile) -> Tables:
     return compare(task, ARMS, steps=profile.pick(quick=80, full=400), learning_rate=40.0)
 
 
-def _errors(tables: Tables, name: str) -> list[float]:
-    ends = tables["finals"].numbers("value", arm=name, measure="entropy")
-    return [abs(end - TARGET) for end in ends]
-
-
 def judge(tables: Tables) -> Sequence[Interval]:
     """Distance from the set point at the end."""
-    p, pi, free = (_errors(tables, name) for name in ("P", "PI", "GRPO, on policy"))
-    return [
-        interval(pi),
-        interval([b - a for a, b in zip(p, pi, strict=True)]),
-        interval([b - a for a, b in zip(free, pi, strict=True)]),
-    ]
+    p, pi, free = (misses(tables, name, TARGET) for name in ("P", "PI", "GRPO, on policy"))
+    return [interval(pi), paired(pi, p), paired(pi, free)]
 
 
 def plot(tables: Tables) -> Axes:
