@@ -23,7 +23,8 @@ class TruncatedIS(Recipe):
     Against GRPO: each token's policy loss is multiplied by clip(π_old/μ, low, high), μ the
     probability that the sampler itself reported; denominators stay.
 
-    As in verl, TRL and OpenRLHF; a cap of 2 is verl's usual. A part of any composition.
+    As in verl, TRL and OpenRLHF; a cap of 2 is verl's usual. A part of any composition without another
+    correction.
 
     Args:
         low: the least weight.
@@ -66,7 +67,8 @@ class MaskedIS(TruncatedIS):
     sampler itself reported, and by 0 where that is out of bounds: the token's ("token", IcePop), or
     the geometric mean over its response ("sequence"); denominators stay.
 
-    As in NeMo-RL and OpenRLHF, whose bounds 0.5 and 5 these are. A part of any composition.
+    As in NeMo-RL and OpenRLHF, whose bounds 0.5 and 5 these are. A part of any composition without
+    another correction.
 
     Args:
         low: the least ratio.
