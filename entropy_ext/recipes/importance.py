@@ -23,8 +23,8 @@ class TruncatedIS(Recipe):
     Against GRPO: each token's policy loss is multiplied by clip(π_old/μ, low, high), μ the
     probability that the sampler itself reported; denominators stay.
 
-    As in verl, TRL and OpenRLHF; a cap of 2 is verl's usual. A part of any composition without another
-    correction.
+    As in verl, TRL and OpenRLHF; a cap of 2 is verl's usual. A part of any composition without
+    another correction.
 
     Args:
         low: the least weight.
