@@ -144,7 +144,12 @@ def rlvr(
 def _listing() -> Table:
     table = Table(title="Recipes, with their defaults")
     for heading in ("recipe", "paper", "", "group", "updates", "needs"):
-        table.add_column(heading, justify="right" if heading in ("group", "updates") else "left")
+        table.add_column(
+            heading,
+            justify="right" if heading in ("group", "updates") else "left",
+            no_wrap=heading == "recipe",  # on a narrow terminal too, names are there to be copied
+            overflow="fold",
+        )
     for name in RECIPES:
         table.add_row(*summary(name))
     return table

@@ -84,6 +84,14 @@ def test_the_list_shows_every_recipe_and_its_needs():
     )
 
 
+def test_the_list_shows_whole_names_on_a_narrow_terminal():
+    """Catches "high_entrop…", which --recipe does not take."""
+    result = CliRunner().invoke(app, ["rlvr", "--list"], env={"COLUMNS": "80"})
+    names = {line.split("│")[1].strip() for line in result.stdout.splitlines() if "│" in line}
+    assert names >= RECIPES.keys()
+    assert "…" not in result.stdout
+
+
 def test_a_wrong_argument_is_told_on_the_command_line(tmp_path):
     arguments = ["rlvr", "--recipe", "dapo", "--set", "clip_hihg=1", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
