@@ -32,6 +32,7 @@ __all__ = [
     "falls",
     "final",
     "gained",
+    "initial",
     "lost",
     "misses",
     "second_halves",
@@ -167,6 +168,11 @@ def at_level(rising: Tensor, other: Tensor, level: float) -> list[float]:
 def final(tables: Tables, arm: str, measure: str) -> Interval:
     """Mean over seeds at the end of an arm's run."""
     return interval(tables["finals"].numbers("value", arm=arm, measure=measure))
+
+
+def initial(tables: Tables, arm: str, measure: str) -> Interval:
+    """Mean over seeds before an arm's run."""
+    return interval(tables["finals"].numbers("start", arm=arm, measure=measure))
 
 
 def gained(tables: Tables, arm: str, measure: str) -> Interval:

@@ -30,6 +30,7 @@ from sim.lab.compare import (
     falls,
     final,
     gained,
+    initial,
     lost,
     misses,
     second_halves,
@@ -114,6 +115,7 @@ def test_comparisons_pair_the_seeds():
     assert {len(half) for half in halves} == {3}
     rise = gained(tables, "a", "reward")
     reached = final(tables, "a", "reward").value
+    assert initial(tables, "a", "reward").value == pytest.approx(sum(start) / 10, rel=1e-12)
     assert rise.value == pytest.approx(reached - sum(start) / 10, rel=1e-12)
 
 

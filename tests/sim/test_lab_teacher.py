@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from entropy_ext import recipes
+from sim.lab.compare import arm
 from sim.lab.exact import Policy
 from sim.lab.harness import Trainer
-from sim.lab.ranks import rank_changes
+from sim.lab.ranks import mean_change, rank_changes, rank_table
 from sim.lab.tasks import random_bandit, token_tree
 from sim.lab.teacher import rare_probability, rare_tokens, rare_weight
 
@@ -53,9 +54,12 @@ def test_ranks_are_those_before_the_step():
     for n in range(2):
         right = task.correct[n, 0].nonzero()[:, 0].tolist()
         before, after = policy.response_logp[n, 0], trainer.policy.response_logp[n, 0]
-        order = sorted(right, key=lambda arm: -float(before[arm]))
+        order = sorted(right, key=lambda one: -float(before[one]))
         assert found[n, :, 0].tolist() == before[order].exp().tolist()
         assert found[n, :, 1].tolist() == pytest.approx((after - before)[order].tolist())
+    table = rank_table(task, {"a": arm("grpo")}, ranks=3, copies=1, learning_rate=2.0)
+    assert table.numbers("change", rank=2) == found[:, 1, 1].tolist()
+    assert mean_change(table, "a", (1, 3)) == pytest.approx(found[:, [0, 2], 1].mean(-1).tolist())
     many = rank_changes(task, make, ranks=3, copies=64, learning_rate=2.0)
     scale = many[..., 1].abs().max() / found[..., 1].abs().max()
     assert 0.2 < float(scale) < 5

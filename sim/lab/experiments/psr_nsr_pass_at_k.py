@@ -7,11 +7,11 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from sim.lab.compare import arm, compare, difference, difference_at, final, gained
+from sim.lab.compare import arm, compare, difference, difference_at, final, gained, initial
 from sim.lab.experiment import Criterion, Experiment, Profile
 from sim.lab.figures import legend, rule, style
 from sim.lab.probes import entropy_of_right, held_out_pass
-from sim.lab.statistics import Interval, interval
+from sim.lab.statistics import Interval
 from sim.lab.tables import Tables
 from sim.lab.tasks import prompt_set
 from sim.plots import panels
@@ -80,7 +80,7 @@ def plot(tables: Tables) -> Axes:
     for axis, (title, names) in zip(
         axes, {"held-out prompts": HELD, "trained prompts": SEEN}.items(), strict=True
     ):
-        base = [_start(tables, measure) for measure in names.values()]
+        base = [initial(tables, PSR, measure).value for measure in names.values()]
         rule(axis, 0)
         for index, name in enumerate(ARMS):
             found = [final(tables, name, measure) for measure in names.values()]
@@ -90,10 +90,6 @@ def plot(tables: Tables) -> Axes:
         axis.set(xlabel="k", ylabel="pass@k, trained − untrained", title=title)
     legend(axes[0])
     return axes[0]
-
-
-def _start(tables: Tables, measure: str) -> float:
-    return interval(tables["finals"].numbers("start", arm=PSR, measure=measure)).value
 
 
 EXPERIMENT = Experiment(

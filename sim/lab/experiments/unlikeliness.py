@@ -10,9 +10,9 @@ from sim.lab.compare import Arm, arm, compare, difference, difference_at, gained
 from sim.lab.experiment import Criterion, Experiment, Profile
 from sim.lab.figures import curves, error_bars, legend, rule, style
 from sim.lab.probes import held_out_pass, rare_right
-from sim.lab.ranks import rank_changes
+from sim.lab.ranks import mean_change, rank_table
 from sim.lab.statistics import Interval, interval, paired
-from sim.lab.tables import Table, Tables
+from sim.lab.tables import Tables
 from sim.lab.tasks import prompt_set, random_bandit
 
 RIGHT, COPIES, RATE, LEVEL, LARGE = 8, 32, 2.0, 0.6, "held-out pass@256"
@@ -31,17 +31,6 @@ ARMS = {
     GRPO_MORE: _arm(0.0, 4),
     UNLIKELY_MORE: _arm(0.25, 4),
 }
-
-
-def _ranks(profile: Profile) -> Table:
-    """Mean change of ln π of each right arm in one training step, from the likeliest on."""
-    task = random_bandit(range(5 * profile.seeds), arms=2 * RIGHT, right=RIGHT)
-    rows: list[tuple[str, int, int, float, float]] = []
-    for name, side in ARMS.items():
-        found = rank_changes(task, side.recipe, ranks=RIGHT, copies=COPIES, learning_rate=RATE)
-        for seed, pairs in enumerate(found.tolist()):
-            rows += [(name, seed, rank + 1, *pair) for rank, pair in enumerate(pairs)]
-    return Table.of(("arm", "seed", "rank", "chance", "change"), rows)
 
 
 def measure(profile: Profile) -> Tables:
@@ -63,24 +52,21 @@ def measure(profile: Profile) -> Tables:
             "rare": rare_right(task, policy),
         },
     )
-    return {**tables, "ranks": _ranks(profile)}
-
-
-def _change(tables: Tables, name: str, ranks: Sequence[int]) -> list[float]:
-    """Of each seed: mean change of ln π of the right arms of these ranks."""
-    rows = tables["ranks"].where(arm=name)
-    columns = [rows.numbers("change", rank=rank) for rank in ranks]
-    return [sum(row) / len(row) for row in zip(*columns, strict=True)]
+    bandit = random_bandit(range(5 * profile.seeds), arms=2 * RIGHT, right=RIGHT)
+    ranks = rank_table(bandit, ARMS, ranks=RIGHT, copies=COPIES, learning_rate=RATE)
+    return {**tables, "ranks": ranks}
 
 
 def judge(tables: Tables) -> Sequence[Interval]:
     """The bias by rank, its cures, then what becomes of rare right answers in training."""
-    likely, rare = range(1, RIGHT // 2 + 1), range(RIGHT // 2 + 1, RIGHT + 1)
+    half, changes = RIGHT // 2, tables["ranks"]
+    likely = mean_change(changes, GRPO, range(1, half + 1))
+    rare = {name: mean_change(changes, name, range(half + 1, RIGHT + 1)) for name in ARMS}
     return [
-        paired(_change(tables, GRPO, rare), _change(tables, GRPO, likely)),
-        interval(_change(tables, GRPO, rare)),
-        paired(_change(tables, UNLIKELY, rare), _change(tables, GRPO, rare)),
-        paired(_change(tables, GRPO_MORE, rare), _change(tables, GRPO, rare)),
+        paired(rare[GRPO], likely),
+        interval(rare[GRPO]),
+        paired(rare[UNLIKELY], rare[GRPO]),
+        paired(rare[GRPO_MORE], rare[GRPO]),
         difference(tables, "rare", UNLIKELY, GRPO),
         difference_at(tables, "rare", UNLIKELY, GRPO, level=LEVEL),
         gained(tables, GRPO, LARGE),
