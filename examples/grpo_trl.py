@@ -1,6 +1,6 @@
 """Recipes in TRL's GRPOTrainer, on the CPU and offline: a tiny model learns which digit is larger.
 
-pip install 'entropy_ext[sim,trl]'
+pip install -c constraints.txt ".[sim,trl]"
 python examples/grpo_trl.py --recipe grpo --recipe entropy_neutral
 
 The prompt is "3 ? 7 =", and a response is right if it begins with 7. The model has two layers and
