@@ -13,12 +13,12 @@ from entropy_ext.rl.advantages import group_mean, leave_one_out, opo
 from sim.lab.compare import AT_LEVEL, arm, compare, difference
 from sim.lab.exact import Policy
 from sim.lab.experiment import Criterion, Experiment, Profile
-from sim.lab.figures import error_bars, legend, lines
+from sim.lab.figures import curves, error_bars, legend, panel
 from sim.lab.gradients import baseline_variances, group_noise, score_vectors
 from sim.lab.statistics import Interval, interval, ratio
 from sim.lab.tables import Cell, Table, Tables
 from sim.lab.tasks import token_tree
-from sim.plots import COLOURS, panels
+from sim.plots import COLOURS
 
 LEVEL, GROUP, GROUPS = 0.6, 8, 400
 LONG: dict[str, Any] = {"vocab": 3, "max_length": 5, "answers": 4, "end": True, "end_bias": -1.0}
@@ -78,9 +78,8 @@ def judge(tables: Tables) -> Sequence[Interval]:
 
 def plot(tables: Tables) -> Axes:
     """Training, and the variances."""
-    entropy, kl, axis = panels(3, width=4.2, height=3.5)
-    lines(entropy, tables, "entropy")
-    lines(kl, tables, "kl")
+    first = curves(tables, ("entropy", "kl", None))
+    axis = panel(first, -1)
     for index, lengths in enumerate((WRONG, RIGHT)):
         rows = tables["variance"].where(lengths=lengths)
         names = [str(name) for name in rows.values("baseline") if not str(name).startswith("group")]
@@ -89,8 +88,8 @@ def plot(tables: Tables) -> Axes:
         error_bars(axis, places, found, fmt="os"[index], color=COLOURS[index], label=lengths)
     axis.set_xticks(range(len(names)), names)
     axis.set(xlabel="baseline", ylabel="exact variance over that with the mean", ylim=(0, None))
-    legend(entropy, axis)
-    return entropy
+    legend(axis)
+    return first
 
 
 EXPERIMENT = Experiment(

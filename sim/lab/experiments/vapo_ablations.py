@@ -13,12 +13,12 @@ from torch import Tensor
 from entropy_ext.rl.advantages import length_adaptive_decay
 from sim.lab.compare import Arm, arm, compare, counted_from, difference
 from sim.lab.experiment import Criterion, Experiment, Profile
-from sim.lab.figures import legend, lines
+from sim.lab.figures import curves, legend, panel
 from sim.lab.statistics import Interval, ratio
 from sim.lab.tables import Tables
 from sim.lab.tasks import token_tree
 from sim.lab.traces import trace_errors
-from sim.plots import COLOURS, panels
+from sim.plots import COLOURS
 
 # The paper's traces, 20 tokens at λ = 0.95 and a twentieth of the response at α = 0.05, are those
 # of thousands of tokens. Of at most 6 they are 1.25 tokens, and the whole response.
@@ -73,13 +73,10 @@ def judge(tables: Tables) -> Sequence[Interval]:
 
 def plot(tables: Tables) -> Axes:
     """Training from the first step of the policy on, and the errors."""
-    reward, entropy, axis = panels(3, width=4.2, height=3.5)
     alone = {name: how.get("value_pretraining", PRETRAINING) for name, how in ABLATIONS.items()}
     shifted = {"curves": counted_from(tables["curves"], {FULL: PRETRAINING, **alone})}
-    for panel, measured in ((reward, "reward"), (entropy, "entropy")):
-        lines(panel, shifted, measured)
-        panel.set_xlabel("training step of the policy")
-    errors = tables["errors"]
+    first = curves(shifted, ("reward", "entropy", None), xlabel="training step of the policy")
+    axis, errors = panel(first, -1), tables["errors"]
     for index, kind in enumerate(errors.values("values")):
         for decay in errors.values("λ"):
             rows = errors.where(values=kind, **{"λ": decay})
@@ -91,8 +88,8 @@ def plot(tables: Tables) -> Axes:
             )
     axis.set(xlabel="bias of the gradient", ylabel="noise of the gradient, variance over signal²")
     axis.set(xlim=(-0.05, 1.0), ylim=(0, 50))
-    legend(reward, axis)
-    return reward
+    legend(axis)
+    return first
 
 
 EXPERIMENT = Experiment(
