@@ -69,8 +69,8 @@ def refuse_forward_mode(name: str, *tensors: Tensor | None) -> None:
     for tensor in tensors:
         if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
             raise RuntimeError(
-                f"{name} has no forward-mode derivative: differentiate it backward, with grad or "
-                "vjp rather than jvp or jacfwd"
+                f"{name} has no forward-mode derivative: differentiate it backward, with "
+                "torch.autograd rather than jvp or jacfwd"
             )
 
 
