@@ -51,7 +51,8 @@ ptxas: build
 
 build: $(VENV)/built
 
-# torch first and pinned: the CPU build, where an unpinned one is gigabytes of CUDA packages.
+# torch first and pinned. PyPI has the CUDA build for Linux, gigabytes; the CPU build comes with
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu in the environment.
 $(VENV)/requirements: constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt torch
