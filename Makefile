@@ -51,8 +51,8 @@ ptxas: build
 
 build: $(VENV)/built
 
-# torch first and pinned. PyPI has the CUDA build for Linux, gigabytes; the CPU build comes with
-# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu in the environment.
+# torch first and pinned. Where pip would bring the CUDA build, gigabytes, PIP_EXTRA_INDEX_URL can
+# name PyTorch's index of CPU builds.
 $(VENV)/requirements: constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt torch
@@ -61,6 +61,7 @@ $(VENV)/requirements: constraints.txt
 
 # Not isolated, so that a changed kernel is compiled again in seconds.
 $(VENV)/built: $(VENV)/requirements $(SOURCES)
+	@echo "compiling the kernels: a few minutes where nvcc is found"
 	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation \
 	  --config-settings=cmake.define.ENTROPY_WARNINGS_AS_ERRORS=ON --editable ".[sim,test,trl]"
 	touch $@
