@@ -128,7 +128,7 @@ def rlvr(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     except KeyboardInterrupt:
-        console.print("Stopped before a step could be saved.")
+        console.print("Stopped in the warm-up: the same command goes on from its last measurement.")
         raise typer.Exit(INTERRUPTED) from None
     _print(console, result)
     if result.warmup_accuracy < warmup_accuracy:

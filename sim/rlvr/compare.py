@@ -20,7 +20,7 @@ from sim.rlvr.options import configured
 from sim.rlvr.progress import live_progress, measures, preparation
 from sim.rlvr.train import train
 from sim.rlvr.trainer import Trainer
-from sim.rlvr.warmup import warm_up
+from sim.rlvr.warmup import unfinished, warm_up
 
 __all__ = ["Scale", "compare"]
 
@@ -237,7 +237,7 @@ class _Runs:
         )
         path = start_file(self.out, self.task, self.seed).with_name("warmup.pt")
         state = checkpoint.load(path, self.settings)
-        if state is None:
+        if state is None or unfinished(state):
             warm_up(
                 model,
                 *self.problems,
@@ -247,6 +247,8 @@ class _Runs:
                 seed=self.seed,
                 batch=128,
                 report=lambda step, reached: self.say(f"warm-up {step}, accuracy {reached:.3f}"),
+                begun=state,
+                save=lambda begun: checkpoint.save(path, self.settings, begun),
             )
             state = model.state_dict()
             checkpoint.save(path, self.settings, state)

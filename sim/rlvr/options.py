@@ -27,8 +27,10 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for text in texts:
         name, equals, value = (part.strip() for part in text.partition("="))
-        if not (name.isidentifier() and equals):
+        if not (name and equals):
             raise ValueError(f"expected name=value, got {text!r}")
+        if not name.isidentifier():
+            raise ValueError(f"expected an argument's name before =, got {name!r}")
         if name in options:
             raise ValueError(f"{name}: given twice")
         options[name] = _parsed(value)

@@ -75,7 +75,7 @@ def routing(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     except KeyboardInterrupt:
-        console.print("Stopped before a step could be saved.")
+        console.print("Stopped in the warm-up: the same command goes on from its last measurement.")
         raise typer.Exit(INTERRUPTED) from None
     if drifts:
         console.print(drift_table(drifts))

@@ -24,7 +24,7 @@ from sim.rlvr.records import Records
 from sim.rlvr.task import ChainSum
 from sim.rlvr.train import train
 from sim.rlvr.trainer import Trainer
-from sim.rlvr.warmup import warm_up
+from sim.rlvr.warmup import unfinished, warm_up
 
 __all__ = ["DEMO_RECIPES", "DEMO_STEPS", "SAMPLER_DTYPES", "Result", "run"]
 
@@ -261,7 +261,7 @@ def _warm_model(
     state = checkpoint.load(path, settings)
     shape = {name: settings[name] for name in ("vocab_size", "seed", "experts")}
     model = build_model(**shape)
-    if state is None:
+    if state is None or unfinished(state):
         reached = warm_up(
             model,
             task,
@@ -271,6 +271,8 @@ def _warm_model(
             max_length=settings["warmup_length"],
             seed=settings["seed"],
             report=report,
+            begun=state,
+            save=lambda begun: checkpoint.save(path, settings, begun),
         )
         state = {"model": model.state_dict(), "accuracy": reached}
         checkpoint.save(path, settings, state)

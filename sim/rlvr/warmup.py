@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from transformers import LlamaForCausalLM
@@ -12,7 +13,12 @@ from sim.rlvr.evaluate import accuracy
 from sim.rlvr.model import response_stats
 from sim.rlvr.task import ChainSum
 
-__all__ = ["warm_up"]
+__all__ = ["unfinished", "warm_up"]
+
+
+def unfinished(state: dict[str, Any]) -> bool:
+    """Whether a saved state is of a warm-up under way; of one that ended only the model is kept."""
+    return "optimizer" in state
 
 
 def warm_up(
@@ -28,6 +34,8 @@ def warm_up(
     learning_rate: float = 3e-3,
     check_every: int = 25,
     report: Callable[[int, float], None] | None = None,
+    begun: dict[str, Any] | None = None,
+    save: Callable[[dict[str, Any]], None] | None = None,
 ) -> float:
     """Minimise −mean ln p(solution token) until sampled answers reach the target accuracy.
 
@@ -43,14 +51,21 @@ def warm_up(
         learning_rate: of AdamW, reached after 20 steps.
         check_every: steps between two measurements.
         report: called with the step and the accuracy after each measurement.
+        begun: what `save` was last given; the same steps follow as if nothing had come between.
+        save: called with all that going on takes, after each measurement but the last.
 
     Returns:
         The last measured accuracy.
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95))
-    reached = 0.0
-    for step in range(1, max_steps + 1):
+    reached, done = 0.0, 0
+    if begun is not None:
+        model.load_state_dict(begun["model"])
+        optimizer.load_state_dict(begun["optimizer"])
+        generator.set_state(begun["generator"])
+        done = begun["step"]
+    for step in range(done + 1, max_steps + 1):
         for param_group in optimizer.param_groups:
             param_group["lr"] = learning_rate * min(1.0, step / 20)
         rows = torch.randint(len(task), (batch,), generator=generator)
@@ -72,6 +87,15 @@ def warm_up(
             )
             if report is not None:
                 report(step, reached)
-            if reached >= target:
+            if reached >= target or step == max_steps:
                 break
+            if save is not None:
+                save(
+                    {
+                        "model": model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "generator": generator.get_state(),
+                        "step": step,
+                    }
+                )
     return reached

@@ -21,6 +21,7 @@ def test_options_are_read_as_python_would():
     [
         (["clip_high"], "expected name=value, got 'clip_high'"),
         (["=3"], "expected name=value, got '=3'"),
+        (["dapo.clip_high=3"], "expected an argument's name before =, got 'dapo.clip_high'"),
         (["a=1", "a=2"], "a: given twice"),
     ],
 )

@@ -14,7 +14,7 @@ from sim.rlvr.model import build_model
 from sim.rlvr.options import configured
 from sim.rlvr.task import ChainSum
 from sim.rlvr.trainer import Trainer
-from sim.rlvr.warmup import warm_up
+from sim.rlvr.warmup import unfinished, warm_up
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,6 +33,29 @@ def warm(task):
     options = {"max_length": 6, "seed": 0, "batch": 64, "learning_rate": 1e-2}
     warm_up(model, task, task, target=0.3, max_steps=200, **options)
     return model
+
+
+def test_an_interrupted_warm_up_goes_on_as_if_it_had_not_been(task):
+    """Catches minutes of supervised steps that Ctrl-C throws away, or that go on differently."""
+    options = {"max_length": 6, "seed": 0, "batch": 16, "target": 1.0, "max_steps": 6}
+    straight, first, second = (
+        build_model(vocab_size=16, seed=1, hidden_size=32, layers=1) for _ in range(3)
+    )
+    warm_up(straight, task, task, check_every=2, **options)
+    kept = []
+
+    def stop(state):
+        kept.append(copy.deepcopy(state))
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        warm_up(first, task, task, check_every=2, save=stop, **options)
+    assert unfinished(kept[-1])
+    assert kept[-1]["step"] == 4
+    warm_up(second, task, task, check_every=2, begun=kept[-1], **options)
+    assert _same([p.detach() for p in straight.parameters()], second)
+    assert not unfinished({"model": second.state_dict()})
 
 
 def _trainer(warm, task, recipe, **options):
