@@ -8,6 +8,7 @@ gradient of the hidden states, the gradient of the weight.
 from __future__ import annotations
 
 import csv as csv_files
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -199,8 +200,8 @@ def measure(
     results = []
     for name, sample in samples.items():
         problem.hidden.grad = problem.weight.grad = None
-        run = calls[name].run
-        extra = None if sample.error else peak_extra_bytes(lambda run=run: run(0), device)
+        step = functools.partial(calls[name].run, 0)
+        extra = None if sample.error else peak_extra_bytes(step, device)
         results.append(
             HeadResult(
                 tokens=tokens,

@@ -1,5 +1,7 @@
 """Token log-probability, entropy and selection over vocabulary logits, for LLM RL."""
 
+from importlib.metadata import version
+
 from entropy_ext.backend import backend_info
 from entropy_ext.linear_head import linear_token_loss, linear_token_stats
 from entropy_ext.policy_stats import PolicyStats, policy_stats
@@ -36,3 +38,5 @@ __all__ = [
     "vocab_parallel_linear_token_stats",
     "vocab_parallel_token_stats",
 ]
+
+__version__ = version("entropy_ext")

@@ -119,6 +119,13 @@ def test_cuda_is_built_where_nvcc_is_and_loads_without_a_driver() -> None:
     assert info["cuda_usable"] is torch.cuda.is_available()
 
 
+def test_version_is_that_of_the_project() -> None:
+    """Catches a version written in two places of which one was forgotten."""
+    stated = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert stated is not None
+    assert entropy_ext.__version__ == stated[1] == entropy_ext.backend_info()["version"]
+
+
 def test_module_refuses_wrong_calls() -> None:
     """Catches a binding that takes positional or missing arguments and reads a wild address."""
     with pytest.raises(TypeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from entropy_ext.recipes.advanced import Advanced
@@ -193,7 +194,19 @@ def get(name: str, **options: Any) -> Recipe:
     """
     if name not in RECIPES:
         raise ValueError(f"recipe: expected one of {', '.join(RECIPES)}, got {name!r}")
-    return RECIPES[name](**options)
+    recipe = RECIPES[name]
+    known = {
+        argument.name: None
+        for part in recipe.__mro__
+        if issubclass(part, Recipe)
+        for argument in inspect.signature(part).parameters.values()
+        if argument.kind is not argument.VAR_KEYWORD
+    }
+    if unknown := options.keys() - known.keys():
+        raise TypeError(
+            f"recipe {name}: expected some of {', '.join(known)}; got {', '.join(sorted(unknown))}"
+        )
+    return recipe(**options)
 
 
 def compose(base: str | type[Recipe], *parts: str | type[Recipe], **options: Any) -> Recipe:

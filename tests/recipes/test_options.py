@@ -104,3 +104,13 @@ def test_bounds_that_papers_open_stay_open():
     assert recipes.get("dapo", overlong_floor=-math.inf).overlong_floor == -math.inf
     assert recipes.get("clip_cov", bounds=[0.5, math.inf]).bounds == (0.5, math.inf)
     assert recipes.get("grpo", entropy_coef=-0.01).entropy_coef == -0.01
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_an_option_that_a_recipe_lacks_is_told_those_it_has(name):
+    """Catches Python's own message, which lists nothing, and a refusal of what a recipe takes."""
+    with pytest.raises(TypeError, match=f"recipe {name}: expected some of .*got no_such"):
+        recipes.get(name, no_such=1)
+    for option in _options(recipes.RECIPES[name]):
+        with pytest.raises(TypeError, match=rf"some of (.*, )?{option}[,;]"):
+            recipes.get(name, no_such=1)
