@@ -203,9 +203,8 @@ def get(name: str, **options: Any) -> Recipe:
         if argument.kind is not argument.VAR_KEYWORD
     }
     if unknown := options.keys() - known.keys():
-        raise TypeError(
-            f"recipe {name}: expected some of {', '.join(known)}; got {', '.join(sorted(unknown))}"
-        )
+        got = ", ".join(map(repr, sorted(unknown)))
+        raise TypeError(f"options: {name} has {', '.join(known)}, got {got}")
     return recipe(**options)
 
 
