@@ -4,8 +4,9 @@ A transformer of random weights is shown two digits and learns to answer with th
 
     python examples/custom_loop.py --recipe clip_cov --steps 60
 
-Recipes that need a value head, a teacher's responses or judged steps say so and stop. Prompts are
-drawn alike, whatever a recipe's curriculum says, and dropped groups are not sampled anew.
+Recipes that need a value head, a teacher's responses or judged steps are refused with a message.
+Prompts are drawn uniformly even if the recipe has a curriculum, and groups that the recipe drops
+are not replaced.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from entropy_ext import TokenStats, recipes, token_stats
 from entropy_ext.recipes import Plan, Recipe, Targets
 from entropy_ext.rl import Rollout
 
-END, ASK = 10, 11  # the ten digits stand for themselves
+END, ASK = 10, 11  # tokens 0 to 9 are the digits
+SUPPLIED = {"correct", "answers", "truncated", "rollout_logp", "old_entropy", "ref_logp"}
 MAX_LENGTH = 4
 
 
@@ -45,9 +47,9 @@ def build_model(seed: int) -> LlamaForCausalLM:
 def score(
     model: LlamaForCausalLM, recipe: Recipe, prompt: Tensor, rollout: Rollout, extras: bool = False
 ) -> TokenStats:
-    """Log-probability and entropy of every response token: the one call that replaces
-    log_softmax, gather and a second pass for the entropy."""
-    # The last token is predicted but predicts nothing.
+    """Log-probability and entropy of every response token, in one call instead of log_softmax,
+    gather and a second pass for the entropy."""
+    # Nothing is predicted from the last token.
     text = torch.cat([prompt, rollout.tokens[:, :-1]], dim=1)
     logits = model(text, logits_to_keep=rollout.tokens.shape[1]).logits
     temperature = recipe.sampling.temperature
@@ -65,7 +67,7 @@ def collect(
     step: int,
     steps: int,
 ) -> tuple[Tensor, Rollout]:
-    """Sample a group of responses to each prompt, check them, and score them once."""
+    """Sample a group of responses to each prompt, then check and score them."""
     size = recipe.sampling.group_size
     digits = torch.randint(0, 10, (groups, 2)).repeat_interleave(size, dim=0)
     prompt = torch.cat([digits, torch.full_like(digits[:, :1], ASK)], dim=1)
@@ -100,9 +102,7 @@ def collect(
         old_entropy=before.entropy,
         ref_logp=score(reference, recipe, prompt, rollout).logp,
     )
-    rollout = rollout.replace(rewards=recipe.shape_rewards(rollout))
-    kept = recipe.keep(rollout)
-    return prompt[kept], rollout.rows(kept)
+    return prompt, rollout
 
 
 def update(
@@ -114,7 +114,7 @@ def update(
     targets: Targets,
     micro_batch: int,
 ) -> None:
-    """One optimizer step on a mini-batch, however it is cut into micro-batches."""
+    """One optimizer step on a mini-batch; the size of its micro-batches does not change it."""
     stats = None
     if recipe.statistics == "minibatch":
         with torch.no_grad():
@@ -131,7 +131,7 @@ def update(
 
 
 def train(name: str, *, steps: int, seed: int = 0, groups: int = 32) -> list[dict[str, float]]:
-    """Train with a recipe; what each step measured."""
+    """Train with a recipe; returns the reward and entropy of each step."""
     recipe = recipes.get(name)
     model = build_model(seed)
     reference = copy.deepcopy(model)
@@ -139,8 +139,14 @@ def train(name: str, *, steps: int, seed: int = 0, groups: int = 32) -> list[dic
     history = []
     for step in range(steps):
         prompt, rollout = collect(model, reference, recipe, groups, step, steps)
+        # Measured before the recipe shapes rewards and drops responses.
+        reward = rollout.rewards.mean().item()
+        entropy = rollout.old_entropy[rollout.mask].mean().item()
+        rollout = rollout.replace(rewards=recipe.shape_rewards(rollout))
+        kept = recipe.keep(rollout)
+        prompt, rollout = prompt[kept], rollout.rows(kept)
         if len(prompt) == 0:
-            print(f"{step + 1:4d}  no group that {name} keeps")
+            print(f"{step + 1:4d}  reward {reward:.3f}  {name} dropped every group, no update")
             continue
         targets = recipe.targets(rollout)
         parts = min(recipe.minibatches, len(prompt))
@@ -148,24 +154,34 @@ def train(name: str, *, steps: int, seed: int = 0, groups: int = 32) -> list[dic
             for rows in torch.randperm(len(prompt)).tensor_split(parts):
                 mini, aims = rollout.rows(rows), targets.rows(rows)
                 update(model, optimizer, recipe, prompt[rows], mini, aims, micro_batch=128)
-        entropy = rollout.old_entropy[rollout.mask].mean().item()
-        measured = {"reward": rollout.correct.float().mean().item(), "entropy": entropy}
+        measured = {"reward": reward, "entropy": entropy}
         actions = recipe.after_step(measured)
         if actions.reset_reference:
             reference.load_state_dict(model.state_dict())
         if actions.reset_optimizer:
             optimizer.state.clear()
         history.append(measured)
-        print(f"{step + 1:4d}  reward {measured['reward']:.3f}  entropy {entropy:.3f} nats")
+        print(f"{step + 1:4d}  reward {reward:.3f}  entropy {entropy:.3f} nats")
     return history
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--recipe", default="grpo", choices=list(recipes.RECIPES))
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument(
+        "--recipe",
+        default="grpo",
+        choices=list(recipes.RECIPES),
+        metavar="NAME",
+        help="any recipe of docs/methods.md (default: %(default)s)",
+    )
+    parser.add_argument("--steps", type=int, default=60, help="rollouts (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     if given.steps < 1:
         parser.error(f"--steps: expected at least 1, got {given.steps}")
+    if missing := recipes.get(given.recipe).needs - SUPPLIED:
+        parser.error(
+            f"--recipe: {given.recipe} needs {', '.join(sorted(missing))}, "
+            "which this example does not supply"
+        )
     train(given.recipe, steps=given.steps, seed=given.seed)

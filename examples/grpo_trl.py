@@ -1,11 +1,11 @@
-"""Recipes in TRL's GRPOTrainer, on the CPU and offline: a tiny model learns which digit is larger.
+"""Recipes in TRL's GRPOTrainer: a tiny model learns which digit is larger, on the CPU, offline.
 
 pip install -c constraints.txt ".[sim,trl]"
 python examples/grpo_trl.py --recipe grpo --recipe entropy_neutral
 
-The prompt is "3 ? 7 =", and a response is right if it begins with 7. The model has two layers and
-random weights. Prints reward and entropy along the way, and plots them: plain GRPO learns fast and
-uses all its entropy up, entropy_neutral keeps it and learns more slowly.
+For the prompt "3 ? 7 =", a response is right if it begins with 7. The model has two layers and
+random weights. The script prints and plots reward and entropy: plain GRPO learns fast and loses
+all its entropy, entropy_neutral keeps it and learns more slowly.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from transformers import (
 from trl import GRPOConfig
 
 from entropy_ext import recipes
-from entropy_ext.integrations.trl import GRPOTrainer
+from entropy_ext.integrations.trl import GRPOTrainer, refusals, requirements
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -52,7 +52,7 @@ def right_digit(prompts: list[str], completions: list[str], **_: Any) -> list[fl
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token to a digit or sign."""
+    """Each digit or sign is one token."""
     inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="?"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
@@ -80,7 +80,7 @@ def random_model(seed: int) -> Qwen2ForCausalLM:
 
 
 class Advance(TrainerCallback):
-    """Moves a progress bar by one with each step."""
+    """Advances a progress bar after each step."""
 
     def __init__(self, progress: Progress, name: str, steps: int) -> None:
         self.progress = progress
@@ -90,8 +90,17 @@ class Advance(TrainerCallback):
         self.progress.advance(self.task)
 
 
+def unsupplied(name: str) -> str:
+    """What the recipe needs and this example does not give it; empty for a recipe that runs."""
+    recipe = recipes.get(name)
+    needed = [f"{field} ({reason})" for field, reason in refusals(recipe)]
+    # With a single reward function, a positive reward means a correct response.
+    needed += [field for field, _ in requirements(recipe) if field != "correct"]
+    return ", ".join(needed)
+
+
 def learn(name: str, steps: int, seed: int, progress: Progress) -> list[dict[str, float]]:
-    """TRL's log of one run, an entry for each step."""
+    """Train with one recipe; returns TRL's log, one entry per step."""
     with TemporaryDirectory() as folder:
         trainer = GRPOTrainer(
             random_model(seed),
@@ -134,7 +143,7 @@ def table(logs: dict[str, list[dict[str, float]]]) -> Table:
 
 
 def plot(logs: dict[str, list[dict[str, float]]], out: Path) -> None:
-    """Both over the steps, a line for each recipe."""
+    """Reward and entropy over the steps, one line per recipe."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     for what, label, axis in zip(
         ("reward", "entropy"), ("share right", "entropy, nats"), axes, strict=True
@@ -150,19 +159,23 @@ def plot(logs: dict[str, list[dict[str, float]]], out: Path) -> None:
 
 def main(
     recipe: Annotated[
-        list[str] | None, typer.Option(help="by default grpo, entropy_neutral")
+        list[str] | None,
+        typer.Option(help="a recipe; may be repeated (default: grpo and entropy_neutral)"),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1)] = 120,
+    steps: Annotated[int, typer.Option(min=1, help="optimizer steps per recipe")] = 120,
     seed: int = 0,
-    out: Annotated[Path, typer.Option(help="the plot")] = Path("runs/grpo_trl.png"),
+    out: Annotated[Path, typer.Option(help="where to write the plot")] = Path("runs/grpo_trl.png"),
 ) -> None:
-    """Train with each recipe in turn, and show what became of reward and entropy."""
-    names = recipe or ["grpo", "entropy_neutral"]
+    """Train with each recipe in turn, then compare reward and entropy."""
+    names = list(dict.fromkeys(recipe or ["grpo", "entropy_neutral"]))
     if unknown := set(names) - set(recipes.RECIPES):
         raise typer.BadParameter(
             f"{', '.join(sorted(unknown))}: not in {', '.join(recipes.RECIPES)}"
         )
-    # TRL calls transformers by names that it renamed.
+    for name in names:
+        if needed := unsupplied(name):
+            raise typer.BadParameter(f"{name}: needs {needed}, which this example does not give it")
+    # TRL uses names that transformers has deprecated.
     warnings.filterwarnings("ignore", category=FutureWarning)
     console = Console()
     logs: dict[str, list[dict[str, float]]] = {}

@@ -84,3 +84,18 @@ def test_command_line():
         check=True,
     )
     assert done.stdout.split()[:2] == ["1", "reward"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--recipe", "luffy"], "luffy needs teacher"),
+        (["--recipe", "nope"], "invalid choice: 'nope'"),
+        (["--steps", "0"], "--steps: expected at least 1, got 0"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, complaint):
+    """Would catch a traceback in place of a message."""
+    done = subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert complaint in done.stderr
