@@ -9,23 +9,14 @@ from matplotlib.axes import Axes
 
 from entropy_ext import recipes
 from entropy_ext.recipes import Recipe
-from sim.lab.experiment import Criterion, Profile
+from sim.lab.experiment import FULL, Criterion, Experiment, Profile
 from sim.lab.figures import style
 from sim.lab.statistics import Interval, interval, paired
 from sim.lab.tables import Cell, Table, Tables
 from sim.lab.tuning import Options, Setting, Trial, final, run, tune
 from sim.plots import panels
 
-__all__ = [
-    "CAPTION",
-    "EFFECT",
-    "TEST",
-    "Condition",
-    "criteria",
-    "judge_care",
-    "measure_care",
-    "plot_care",
-]
+__all__ = ["Condition", "care_experiment", "criteria", "judge_care", "measure_care"]
 
 PLAIN = "GRPO"
 METHODS: Mapping[str, tuple[str, tuple[Options, ...]]] = {
@@ -157,3 +148,31 @@ def plot_care(tables: Tables) -> Axes:
         axis.set_axisbelow(True)
     axes[0].legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1.0))
     return axes[0]
+
+
+def care_experiment(
+    *,
+    name: str,
+    title: str,
+    claim: str,
+    conditions: Callable[[Profile], tuple[Condition, Condition]],
+    measure: Callable[[Profile], Tables],
+) -> Experiment:
+    """The same question of two conditions, the first of which is said to need control.
+
+    The measurement is `measure_care` of them, in the experiment's own file.
+    """
+    return Experiment(
+        name=name,
+        title=title,
+        group="When to care about entropy",
+        claim=claim,
+        paper="the survey's table on when to care about entropy",
+        effect=EFFECT,
+        test=TEST,
+        criteria=criteria(*conditions(FULL)),
+        measure=measure,
+        judge=judge_care,
+        plot=plot_care,
+        caption=CAPTION,
+    )

@@ -193,16 +193,13 @@ def misses(tables: Tables, arm: str, target: float, measure: str = "entropy") ->
 
 def falls(tables: Tables, arm: str, measure: str = "reward") -> list[float]:
     """The largest fall of each seed's run below what it had reached before; wants "runs"."""
-    rows = tables["runs"].where(arm=arm)
-    runs = [rows.numbers(measure, seed=seed) for seed in rows.values("seed")]
+    runs = tables["runs"].each_seed(measure, arm=arm)
     return [max(map(sub, accumulate(run, max), run)) for run in runs]
 
 
 def second_halves(runs: Table, arm: str, measure: str) -> list[list[float]]:
     """Of each seed the measure along the second half of an arm's run, measured points."""
-    rows = runs.where(arm=arm)
-    found = [rows.numbers(measure, seed=seed) for seed in rows.values("seed")]
-    return [run[len(run) // 2 :] for run in found]
+    return [run[len(run) // 2 :] for run in runs.each_seed(measure, arm=arm)]
 
 
 def lost(tables: Tables, arm: str) -> Interval:
@@ -237,10 +234,8 @@ def difference_at(
     """
     reached = []
     for name in (arm, other):
-        runs = tables["runs"].where(arm=name)
-        kept = [runs.where(seed=seed) for seed in runs.values("seed")]
         rising, values = (
-            torch.tensor([rows.numbers(column) for rows in kept], dtype=torch.float64).T
+            torch.tensor(tables["runs"].each_seed(column, arm=name), dtype=torch.float64).T
             for column in (of, measure)
         )
         reached.append(at_level(rising, values, level))

@@ -90,9 +90,9 @@ def legend(*axes: Axes) -> None:
         axis.legend(frameon=False, fontsize="small")
 
 
-def rule(axis: Axes, value: float) -> None:
-    """A horizontal line at a value to compare with: a target, no change."""
-    axis.axhline(value, color="0.3", linewidth=1)
+def rule(axis: Axes, value: float, **look: Any) -> None:
+    """A horizontal line at a value to compare with, as a target or no change; look as in plot."""
+    axis.axhline(value, **{"color": "0.3", "linewidth": 1, **look})
 
 
 def error_bars(axis: Axes, places: Sequence[float], found: Sequence[Interval], **look: Any) -> None:

@@ -73,21 +73,17 @@ def forecasts(
 
 def token_means(tables: Tables, column: str, name: str, age: int = 0) -> list[float]:
     """For each seed the mean of "rank" or "sign" over its batches that have advantages."""
-    rows = tables["tokens"].where(estimate=name, age=age)
     found = []
-    for seed in rows.values("seed"):
-        known = [v for v in rows.numbers(column, seed=seed) if not math.isnan(v)]
+    for values in tables["tokens"].each_seed(column, estimate=name, age=age):
+        known = [v for v in values if not math.isnan(v)]
         found.append(math.fsum(known) / len(known))
     return found
 
 
 def batch_ranks(tables: Tables, name: str) -> list[float]:
     """For each seed the rank correlation over batches of Σ estimates and the policy's ΔH."""
-    rows = tables["batches"].where(estimate=name)
-    return [
-        rank_correlation(rows.numbers("foretold", seed=n), rows.numbers("measured", seed=n))
-        for n in rows.values("seed")
-    ]
+    sides = (tables["batches"].each_seed(c, estimate=name) for c in ("foretold", "measured"))
+    return list(map(rank_correlation, *sides))
 
 
 def _agreement(found: Foretold, name: str, seed: int) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from entropy_ext import recipes
 from sim.lab.compare import at_level
 from sim.lab.draws import uniforms
-from sim.lab.experiment import Criterion, Profile
+from sim.lab.experiment import Profile
 from sim.lab.recipe_choices import CHOICES, CONTROLS
 from sim.lab.statistics import Interval, interval, paired, rank_correlation
 from sim.lab.tables import Cell, Table, Tables
@@ -21,10 +21,7 @@ from sim.lab.tuning import Config, Setting, Trial, final, run, tune
 __all__ = [
     "AT_1",
     "AT_64",
-    "CRITERIA",
-    "EFFECT",
     "ROWS",
-    "TEST",
     "best_of",
     "gain",
     "judge_league",
@@ -40,24 +37,6 @@ MEASURED = ("pass@1", "pass@64", "kept", "kl", "to 90 %", "sampled", "updates")
 RESAMPLES = 2000
 BOOTSTRAP = 50
 """stream of random numbers"""
-
-EFFECT = (
-    "If entropy is what matters, methods that keep more of it are better: over the recipes, tuned "
-    "alike, the rank correlation of entropy kept with performance is above 0. If control is what "
-    "matters, the method of explicit entropy control that did best in tuning beats GRPO tuned as "
-    "long, by 0.01 at least."
-)
-TEST = (
-    "Rank correlations over recipes of means over seeds, 95 % interval by bootstrap over recipes "
-    "and seeds; gains as paired differences over seeds, Student's 95 % interval. Tuned on other "
-    "seeds than those reported; the best method is chosen there, too."
-)
-CRITERIA = (
-    Criterion("rank correlation of entropy kept and pass@1", above=0),
-    Criterion("rank correlation of entropy kept and pass@64", above=0),
-    Criterion("pass@1 of the best entropy control − GRPO", above=0.01),
-    Criterion("pass@64 of the best entropy control − GRPO", above=0.01),
-)
 
 
 def measure_league(setting: Setting, profile: Profile) -> Tables:

@@ -10,7 +10,7 @@ from typing import TypeAlias, TypeVar
 
 from torch import Tensor
 
-__all__ = ["Cell", "Table", "Tables", "joined"]
+__all__ = ["Cell", "Table", "Tables", "joined", "named", "part"]
 
 Cell: TypeAlias = str | int | float
 Key = TypeVar("Key", bound="tuple[Cell, ...]")
@@ -52,6 +52,11 @@ class Table:
             raise KeyError(f"no rows with {equal}")
         return [float(cell) for cell in found]
 
+    def each_seed(self, name: str, **equal: Cell) -> list[list[float]]:
+        """`numbers` of the rows of one seed and the next, by the column "seed"."""
+        rows = self.where(**equal)
+        return [rows.numbers(name, seed=seed) for seed in rows.values("seed")]
+
     def values(self, name: str) -> list[Cell]:
         """The different cells of a column, in order of first appearance."""
         return list(dict.fromkeys(self.column(name)))
@@ -81,11 +86,22 @@ class Table:
 Tables: TypeAlias = dict[str, Table]
 
 
+def named(name: str, tables: Tables) -> Tables:
+    """Tables of one of several parts, under names that tell; `part` undoes it."""
+    return {f"{name}: {table}": value for table, value in tables.items()}
+
+
+def part(tables: Tables, name: str) -> Tables:
+    """The tables that were `named` so, under their own names."""
+    start = f"{name}: "
+    return {k.removeprefix(start): table for k, table in tables.items() if k.startswith(start)}
+
+
 def joined(parts: Iterable[Tables]) -> Tables:
     """The rows of tables of one name, one part after the other."""
     found: Tables = {}
-    for part in parts:
-        for name, table in part.items():
+    for tables in parts:
+        for name, table in tables.items():
             before = found[name].rows if name in found else ()
             found[name] = Table(table.columns, before + table.rows)
     return found

@@ -16,7 +16,17 @@ from sim.lab.harness import Trainer
 from sim.lab.measures import Probe
 from sim.lab.task import Task
 
-__all__ = ["Config", "Options", "Setting", "Trial", "final", "held_out", "run", "tune"]
+__all__ = [
+    "Config",
+    "Options",
+    "Setting",
+    "Trial",
+    "final",
+    "held_out",
+    "on_held_out",
+    "run",
+    "tune",
+]
 
 Options: TypeAlias = Mapping[str, Any]
 
@@ -30,12 +40,12 @@ class Setting(NamedTuple):
     task: Callable[[Sequence[int]], Task]
     """from seeds"""
     steps: int
-    rates: Sequence[float]
-    """learning rates of Adam to choose from"""
-    scores: tuple[str, str]
-    """measures of performance: pass@1, pass@64"""
     groups: int
     """prompts in a batch"""
+    scores: tuple[str, str] = ("pass@1", "pass@64")
+    """measures of performance"""
+    rates: Sequence[float] = (0.05, 0.1, 0.2, 0.4)
+    """learning rates of Adam to choose from"""
     group_size: int = 16
     probe: Probe | None = None
     options: Options = MappingProxyType({})
@@ -45,6 +55,12 @@ class Setting(NamedTuple):
     def budget(self) -> int:
         """Responses that a run may draw."""
         return self.steps * self.groups * self.group_size
+
+
+def on_held_out(task: Callable[[Sequence[int]], Task], *, steps: int, **options: Any) -> Setting:
+    """Four prompts at a time, scored on those held out; options are of `Trainer`."""
+    scores = ("held_out", "held_out@64")
+    return Setting(task, steps, groups=4, scores=scores, probe=held_out, options=options)
 
 
 class Config(NamedTuple):

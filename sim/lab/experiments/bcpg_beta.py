@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from entropy_ext.recipes import Sampling
 from sim.lab.compare import arm, compare, difference, final
 from sim.lab.experiment import Criterion, Experiment, Profile
-from sim.lab.figures import curves, style
+from sim.lab.figures import curves, error_bars, legend, panel, style
 from sim.lab.statistics import Interval
 from sim.lab.tables import Tables
 from sim.lab.tasks import prompt_set
@@ -48,19 +48,13 @@ def judge(tables: Tables) -> Sequence[Interval]:
 
 def plot(tables: Tables) -> Axes:
     """Along training, and on the last panel what is left of it for each β."""
-    first = curves(tables, ("held_out", "entropy", "reward"), labels=SCORES)
-    figure = first.get_figure(root=True)
-    assert figure is not None
-    last = figure.axes[-1]
-    last.clear()
+    first = curves(tables, ("held_out", "entropy", None), labels=SCORES)
+    last = panel(first, -1)
     for index, (measure, label) in enumerate(SCORES.items()):
         found = [final(tables, name, measure) for name in ARMS]
-        middle = [one.value for one in found]
-        half = [one.high - one.value for one in found]
-        last.errorbar(BETAS, middle, half, marker="o", capsize=3, label=label, **style(index))
+        error_bars(last, BETAS, found, marker="o", capsize=3, label=label, **style(index))
     last.set(xlabel="β on correct steps of wrong responses", ylabel="pass@1 at the end")
-    last.grid(alpha=0.25, linewidth=0.6)
-    last.legend(frameon=False, fontsize="small")
+    legend(last)
     return first
 
 

@@ -2,56 +2,31 @@
 
 from __future__ import annotations
 
-from sim.lab.care import (
-    CAPTION,
-    EFFECT,
-    TEST,
-    Condition,
-    criteria,
-    judge_care,
-    measure_care,
-    plot_care,
-)
-from sim.lab.experiment import Experiment, Profile
+from functools import partial
+
+from sim.lab.care import Condition, care_experiment, measure_care
+from sim.lab.experiment import Profile
 from sim.lab.tables import Tables
 from sim.lab.tasks import prompt_set
-from sim.lab.tuning import Setting, held_out
+from sim.lab.tuning import on_held_out
 
 
-def _setting(features: int, steps: int) -> Setting:
-    return Setting(
-        task=lambda seeds: prompt_set(seeds, prompts=12, features=features),
-        steps=steps,
-        rates=(0.05, 0.1, 0.2, 0.4),
-        scores=("held_out", "held_out@64"),
-        groups=4,
-        probe=held_out,
-    )
-
-
-def _conditions(quick: bool) -> tuple[Condition, Condition]:
-    steps = 3 if quick else 24
-    return Condition("4 features", _setting(4, steps)), Condition(
-        "24 features", _setting(24, steps)
-    )
+def conditions(profile: Profile) -> tuple[Condition, Condition]:
+    """Twelve prompts that share the parameters of 4 features, or of 24."""
+    task, steps = partial(prompt_set, prompts=12), profile.pick(quick=3, full=24)
+    small, large = (on_held_out(partial(task, features=n), steps=steps) for n in (4, 24))
+    return Condition("4 features", small), Condition("24 features", large)
 
 
 def measure(profile: Profile) -> Tables:
-    """Twelve prompts that share the parameters of 4 features, or of 24."""
-    return measure_care(_conditions(profile.name == "quick"), profile)
+    """Both tuned and trained."""
+    return measure_care(conditions(profile), profile)
 
 
-EXPERIMENT = Experiment(
+EXPERIMENT = care_experiment(
     name="care_model",
     title="When to care: a small model",
-    group="When to care about entropy",
     claim="Explicit entropy control is needed for smaller models, and hardly for larger ones.",
-    paper="the survey's table on when to care about entropy",
-    effect=EFFECT,
-    test=TEST,
-    criteria=criteria(*_conditions(quick=False)),
+    conditions=conditions,
     measure=measure,
-    judge=judge_care,
-    plot=plot_care,
-    caption=CAPTION,
 )

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from entropy_ext.recipes import Sampling
 from sim.lab.compare import AT_LEVEL, arm, compare, difference
 from sim.lab.experiment import Criterion, Experiment, Profile
-from sim.lab.figures import curves, style
+from sim.lab.figures import curves, error_bars, legend, panel, rule, style
 from sim.lab.statistics import Interval, interval
 from sim.lab.tables import Tables
 from sim.lab.tasks import token_tree
@@ -81,20 +81,15 @@ def judge(tables: Tables) -> Sequence[Interval]:
 def plot(tables: Tables) -> Axes:
     """Along training, and the entropy at the same reward over the share."""
     shown = [name for name in ARMS if name != CLIP[0.02]]
-    first = curves(tables, ("entropy", "reward", "kl"), arms=shown)
-    figure = first.get_figure(root=True)
-    assert figure is not None
-    last = figure.axes[-1]
-    last.clear()
+    first = curves(tables, ("entropy", "reward", None), arms=shown)
+    last = panel(first, -1)
     for index, (method, sweep) in enumerate(SWEEPS.items()):
         gaps = [difference(tables, AT_LEVEL, name, FREE) for name in sweep.values()]
-        middle, half = [one.value for one in gaps], [one.high - one.value for one in gaps]
-        last.errorbar(list(sweep), middle, half, marker="o", label=method, **style(index + 2))
+        error_bars(last, list(sweep), gaps, marker="o", label=method, **style(index + 2))
     clip = difference(tables, AT_LEVEL, GRPO, FREE)
-    last.axhline(clip.value, label=GRPO, **style(0))
+    rule(last, clip.value, label=GRPO, **style(0))
     last.set(xlabel="share of tokens selected", ylabel="entropy at same reward, gain, nats")
-    last.grid(alpha=0.25, linewidth=0.6)
-    last.legend(frameon=False, fontsize="small")
+    legend(last)
     return first
 
 

@@ -37,7 +37,6 @@ def measure(profile: Profile) -> Tables:
         advantages = zscore_weight(success, GROUP) * (task.rewards - success) / task.prompts
         entropy = mean_token_entropy(start)
         fall = -slope(task, advantages, mean_token_entropy, task.start) / entropy
-        rows = [(name, seed, rate) for seed, rate in enumerate(fall.tolist())]
         found = compare(
             task,
             {name: arm("grpo", sampling=Sampling(group_size=GROUP))},
@@ -47,7 +46,9 @@ def measure(profile: Profile) -> Tables:
             level=LEVEL,
             runs=True,
         )
-        parts.append({**found, "first steps": Table.of(("arm", "seed", "rate"), rows)})
+        parts.append(
+            {**found, "first steps": Table.by_seed(("arm", "seed", "rate"), {(name,): fall})}
+        )
     return joined(parts)
 
 

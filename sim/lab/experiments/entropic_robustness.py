@@ -12,7 +12,7 @@ from entropy_ext.recipes import Sampling
 from sim.lab.compare import arm, compare, misses
 from sim.lab.disturbances import answers, plot_pulses, plot_stability
 from sim.lab.experiment import Criterion, Experiment, Profile
-from sim.lab.figures import legend, lines
+from sim.lab.figures import legend, lines, rule
 from sim.lab.statistics import Interval, exactly, interval, paired
 from sim.lab.tables import Tables
 from sim.lab.tasks import token_tree
@@ -80,7 +80,7 @@ def plot(tables: Tables) -> Axes:
     plot_pulses(pulses, tables["pulses"], (GAINS[1], GAINS[4]))
     pulses.set_xlabel(f"steps since {PLANT['lost']:g} nats were lost")
     lines(training, tables, "entropy", arms=(FREE, P, PI, P_DRIFT, PI_DRIFT, PI_LATE))
-    training.axhline(TARGET, color="0.4", linewidth=1, linestyle=":")
+    rule(training, TARGET, linestyle=":")
     legend(stability, pulses, training)
     return stability
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from entropy_ext.recipes import Sampling
 from sim.lab.compare import arm, compare, misses
 from sim.lab.experiment import Criterion, Experiment, Profile
-from sim.lab.figures import curves
+from sim.lab.figures import curves, legend, rule
 from sim.lab.statistics import Interval, interval, paired
 from sim.lab.tables import Tables
 from sim.lab.tasks import prompt_set
@@ -49,8 +49,8 @@ def judge(tables: Tables) -> Sequence[Interval]:
 def plot(tables: Tables) -> Axes:
     """Entropy with the set point, and reward."""
     axis = curves(tables, ("entropy", "reward", "kl"))
-    axis.axhline(TARGET, color="0.4", linewidth=1, label="target")
-    axis.legend(frameon=False, fontsize="small")
+    rule(axis, TARGET, label="target")
+    legend(axis)
     return axis
 
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from matplotlib.axes import Axes
 
-from sim.lab.compare import AT_LEVEL, arm, compare, difference, difference_at
+from sim.lab.compare import AT_LEVEL, arm, compare, difference, difference_at, gained
 from sim.lab.draws import uniforms
 from sim.lab.exact import Policy
 from sim.lab.experiment import Criterion, Experiment, Profile
 from sim.lab.figures import curves
-from sim.lab.statistics import Interval, paired
+from sim.lab.statistics import Interval
 from sim.lab.tables import Tables, joined
 from sim.lab.task import Task
 from sim.lab.tasks import prompt_set
@@ -65,11 +65,6 @@ def measure(profile: Profile) -> Tables:
     )
 
 
-def _change(tables: Tables, arm: str, measure: str) -> Interval:
-    rows = tables["finals"].where(arm=arm, measure=measure)
-    return paired(rows.numbers("value"), rows.numbers("start"))
-
-
 def judge(tables: Tables) -> Sequence[Interval]:
     """What entropy shows, what it does not, and whether control of it helps."""
     found = [
@@ -85,7 +80,7 @@ def judge(tables: Tables) -> Sequence[Interval]:
             difference_at(tables, "pass@1", neutral, grpo, level=level),
             difference(tables, AT_LEVEL, neutral, grpo),
         ]
-    return [*found, _change(tables, grpo, "reward"), _change(tables, grpo, "pass@1")]
+    return [*found, gained(tables, grpo, "reward"), gained(tables, grpo, "pass@1")]
 
 
 def plot(tables: Tables) -> Axes:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from sim.lab.experiment import Criterion, Experiment, Profile
-from sim.lab.figures import style
+from sim.lab.figures import legend, style
 from sim.lab.statistics import Interval, exactly
 from sim.lab.tables import Cell, Table, Tables
 from sim.plots import panels
@@ -72,7 +72,7 @@ def plot(tables: Tables) -> Axes:
             axis.plot(etas, rows.numbers("error"), "o", color=look["color"], label="measured")
         axis.set(xscale="log", yscale="log", xlabel="step size η", title=NAMES[gradient])
         axis.set_ylabel("mean |ΔH − prediction|, nats")
-        axis.legend(frameon=False, fontsize="small")
+        legend(axis)
     return axes[0]
 
 

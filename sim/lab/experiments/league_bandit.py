@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sim.lab.experiment import Experiment, Profile
-from sim.lab.league import CRITERIA, EFFECT, TEST, judge_league, measure_league
-from sim.lab.league_view import CAPTION, scatter, standings
+from sim.lab.experiment import Profile
+from sim.lab.league import measure_league
+from sim.lab.league_claim import league_experiment
 from sim.lab.tables import Tables
 from sim.lab.task import Task
 from sim.lab.tasks import needle
@@ -22,28 +22,7 @@ def taught(seeds: Sequence[int]) -> Task:
 
 def measure(profile: Profile) -> Tables:
     """One right arm of probability 0.002: what is not found is not learnt."""
-    setting = Setting(
-        task=taught,
-        steps=profile.pick(quick=6, full=40),
-        rates=(0.05, 0.1, 0.2, 0.4),
-        scores=("pass@1", "pass@64"),
-        groups=1,
-    )
-    return measure_league(setting, profile)
+    return measure_league(Setting(taught, profile.pick(quick=6, full=40), groups=1), profile)
 
 
-EXPERIMENT = Experiment(
-    name="league_bandit",
-    title="League: a needle",
-    group="The league",
-    claim="Methods that keep entropy up perform better than those that let it go.",
-    paper="the papers' common premise; a survey's open question whether entropy control matters",
-    effect=EFFECT,
-    test=TEST,
-    criteria=CRITERIA,
-    measure=measure,
-    judge=judge_league,
-    plot=scatter,
-    standings=standings,
-    caption=CAPTION,
-)
+EXPERIMENT = league_experiment(name="league_bandit", title="League: a needle", measure=measure)

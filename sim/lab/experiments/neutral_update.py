@@ -10,7 +10,7 @@ from sim.lab.compare import AT_LEVEL, arm, compare, difference, lost
 from sim.lab.experiment import Criterion, Experiment, Profile
 from sim.lab.figures import curves
 from sim.lab.statistics import Interval
-from sim.lab.tables import Tables
+from sim.lab.tables import Tables, named, part
 from sim.lab.task import Task
 from sim.lab.tasks import prompt_set, token_tree
 
@@ -36,19 +36,15 @@ def measure(profile: Profile) -> Tables:
             learning_rate=10.0,
             level=level,
         )
-        found |= {f"{name}: {table}": value for table, value in tables.items()}
+        found |= named(name, tables)
     return found
-
-
-def _of(tables: Tables, task: str) -> Tables:
-    return {name: tables[f"{task}: {name}"] for name in ("curves", "finals")}
 
 
 def judge(tables: Tables) -> Sequence[Interval]:
     """Entropy lost, and both at the same reward."""
     found = []
     for task in TASKS:
-        mine = _of(tables, task)
+        mine = part(tables, task)
         found += [
             lost(mine, "entropy-neutral"),
             difference(mine, AT_LEVEL, "entropy-neutral", "GRPO"),
@@ -58,7 +54,7 @@ def judge(tables: Tables) -> Sequence[Interval]:
 
 def plot(tables: Tables) -> Axes:
     """Entropy and reward on the table."""
-    return curves(_of(tables, "table"), ("entropy", "reward", "kl"))
+    return curves(part(tables, "table"), ("entropy", "reward", "kl"))
 
 
 EXPERIMENT = Experiment(

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from sim.lab.compare import AT_LEVEL, arm, compare, difference
 from sim.lab.exact import mean_token_entropy
 from sim.lab.experiment import Criterion, Experiment, Profile
-from sim.lab.figures import curves
+from sim.lab.figures import curves, rule
 from sim.lab.harness import Trainer
 from sim.lab.slopes import slope
 from sim.lab.statistics import Interval, interval
@@ -58,19 +58,14 @@ def measure(profile: Profile) -> Tables:
 
 def _distance(tables: Tables) -> list[float]:
     """|H − δ| under the guided schedule, mean over the last quarter of each run."""
-    runs = tables["runs"].where(arm=GUIDED)
-    late = [s for s in runs.values("step") if float(s) >= 0.75 * max(runs.numbers("step"))]
-    return [
-        sum(abs(runs.numbers("entropy", seed=n, step=s)[0] - THRESHOLD) for s in late) / len(late)
-        for n in runs.values("seed")
-    ]
+    steps, runs = (tables["runs"].each_seed(c, arm=GUIDED) for c in ("step", "entropy"))
+    late = [k for k, step in enumerate(steps[0]) if step >= 0.75 * max(steps[0])]
+    return [sum(abs(run[k] - THRESHOLD) for k in late) / len(late) for run in runs]
 
 
 def _slopes(tables: Tables, half: str) -> list[float]:
     """For each seed the mean along the run."""
-    table = tables["slopes"]
-    found = [table.numbers(half, seed=n) for n in table.values("seed")]
-    return [sum(values) / len(values) for values in found]
+    return [sum(values) / len(values) for values in tables["slopes"].each_seed(half)]
 
 
 def judge(tables: Tables) -> Sequence[Interval]:
@@ -89,9 +84,8 @@ def judge(tables: Tables) -> Sequence[Interval]:
 
 def plot(tables: Tables) -> Axes:
     """Entropy with δ, reward and distance along training."""
-    measures = ("entropy", "reward", "kl")
-    axis = curves(tables, measures)
-    axis.axhline(THRESHOLD, color="0.4", linewidth=1, linestyle=":")
+    axis = curves(tables, ("entropy", "reward", "kl"))
+    rule(axis, THRESHOLD, linestyle=":")
     return axis
 
 

@@ -50,20 +50,16 @@ def measure(profile: Profile) -> Tables:
 
 def _gains(tables: Tables, name: str) -> list[float]:
     """Of each seed: reward gained in the steps after the first reset."""
-    rows = tables["runs"].where(arm=name)
-    runs = [rows.numbers("reward", seed=seed) for seed in rows.values("seed")]
+    runs = tables["runs"].each_seed("reward", arm=name)
     return [run[EVERY + AFTER] - run[EVERY] for run in runs]
 
 
 def _falls(tables: Tables) -> list[float]:
     """Of each seed: KL to the reference before a reset − one step after it, mean over resets."""
-    rows = tables["runs"].where(arm=MOVED)
-    found = []
-    for seed in rows.values("seed"):
-        run = rows.numbers("kl_reference", seed=seed)
-        resets = range(EVERY, len(run) - 1, EVERY)
-        found.append(statistics.fmean(run[step] - run[step + 1] for step in resets))
-    return found
+    return [
+        statistics.fmean(run[step] - run[step + 1] for step in range(EVERY, len(run) - 1, EVERY))
+        for run in tables["runs"].each_seed("kl_reference", arm=MOVED)
+    ]
 
 
 def judge(tables: Tables) -> Sequence[Interval]:

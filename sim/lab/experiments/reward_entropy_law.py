@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from entropy_ext.rl.diagnostics import fit_entropy_performance
 from sim.lab.compare import arm, compare
 from sim.lab.experiment import Criterion, Experiment, Profile
-from sim.lab.figures import style
+from sim.lab.figures import legend, style
 from sim.lab.statistics import Interval, interval
 from sim.lab.tables import Tables
 from sim.lab.task import Task
@@ -77,7 +77,7 @@ def plot(tables: Tables) -> Axes:
             axis.plot(x, rows.numbers("reward"), label=f"seed {seed}", **style(index))
             axis.plot(x[early - 1], rows.numbers("reward")[early - 1], "o", color="0.2")
         axis.set(xlabel="exp(token entropy)", ylabel="expected reward", title=task)
-        axis.legend(frameon=False, fontsize="small")
+        legend(axis)
     return axes[0]
 
 

@@ -56,11 +56,11 @@ def measure(profile: Profile) -> Tables:
         "wrong answers agree": semantic_entropy(start, alike.answers),
         "responses": start.sequence_entropy,
     }
-    rows: list[tuple[str, int, float]] = []
-    for name, values in entropies.items():
-        ranks = _rank_correlation(values[:, task.trained], success).tolist()
-        rows += [(name, seed, rank) for seed, rank in zip(task.seeds.tolist(), ranks, strict=True)]
-    return {**tables, "ranks": Table.of(("entropy of", "seed", "rank"), rows)}
+    ranks = {
+        (name,): _rank_correlation(values[:, task.trained], success)
+        for name, values in entropies.items()
+    }
+    return {**tables, "ranks": Table.by_seed(("entropy of", "seed", "rank"), ranks)}
 
 
 def judge(tables: Tables) -> Sequence[Interval]:

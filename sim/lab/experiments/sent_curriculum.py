@@ -62,13 +62,9 @@ def measure(profile: Profile) -> Tables:
 
 def judge(tables: Tables) -> Sequence[Interval]:
     """Whether the order is one of difficulty; what it does; what the hold does."""
-    prompts = tables["prompts"]
-    ranks = [
-        rank_correlation(*(prompts.numbers(c, seed=n) for c in ("semantic_entropy", "success")))
-        for n in prompts.values("seed")
-    ]
+    sides = (tables["prompts"].each_seed(c) for c in ("semantic_entropy", "success"))
     return [
-        interval(ranks),
+        interval(list(map(rank_correlation, *sides))),
         *(difference(tables, "reward", LOW, other) for other in (HIGH, MIXED, ALL)),
         difference(tables, "entropy", LOW, ALL),
         difference(tables, AT_LEVEL, LOW, ALL),

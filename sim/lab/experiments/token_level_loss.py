@@ -15,7 +15,7 @@ from sim.lab.figures import curves
 from sim.lab.measures import lengths
 from sim.lab.slopes import price
 from sim.lab.statistics import Interval, paired
-from sim.lab.tables import Table, Tables
+from sim.lab.tables import Table, Tables, named, part
 from sim.lab.tasks import token_tree
 
 LEVEL = 0.6
@@ -36,12 +36,12 @@ def _first_steps(profile: Profile) -> Table:
         "entropy": mean_token_entropy,
         "length_wrong": lambda policy: lengths(task, policy)["length_wrong"],
     }
-    rows: list[tuple[str, str, int, float]] = []
-    for name, score in scores.items():
-        for quantity, of in quantities.items():
-            changed = price(task, score, of).tolist()
-            rows += [(name, quantity, n, value) for n, value in enumerate(changed)]
-    return Table.of(("arm", "measure", "seed", "value"), rows)
+    prices = {
+        (name, quantity): price(task, score, of)
+        for name, score in scores.items()
+        for quantity, of in quantities.items()
+    }
+    return Table.by_seed(("arm", "measure", "seed", "value"), prices)
 
 
 def measure(profile: Profile) -> Tables:
@@ -61,12 +61,8 @@ def measure(profile: Profile) -> Tables:
             probe=lengths,
             runs=True,
         )
-        tables |= {f"{name}: {table}": value for table, value in found.items()}
+        tables |= named(name, found)
     return tables
-
-
-def _of(tables: Tables, regime: str) -> Tables:
-    return {name: tables[f"{regime}: {name}"] for name in ("curves", "finals", "runs")}
 
 
 def judge(tables: Tables) -> Sequence[Interval]:
@@ -79,7 +75,7 @@ def judge(tables: Tables) -> Sequence[Interval]:
         for quantity in ("length_wrong", "entropy")
     ]
     for regime in SHORTEST:
-        mine = _of(tables, regime)
+        mine = part(tables, regime)
         found += [
             difference_at(mine, "length_wrong", RESPONSES, TOKENS, level=LEVEL),
             difference(mine, AT_LEVEL, RESPONSES, TOKENS),
@@ -90,8 +86,8 @@ def judge(tables: Tables) -> Sequence[Interval]:
 
 def plot(tables: Tables) -> Axes:
     """Lengths, entropy and reward where the right answers are long."""
-    regime = list(SHORTEST)[-1]
-    return curves(_of(tables, regime), ("length_wrong", "length_right", "entropy", "reward"))
+    long = part(tables, list(SHORTEST)[-1])
+    return curves(long, ("length_wrong", "length_right", "entropy", "reward"))
 
 
 EXPERIMENT = Experiment(
