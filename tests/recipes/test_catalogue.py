@@ -85,3 +85,22 @@ def test_row_says_what_the_simulator_shows(name):
 
 def test_rows_are_in_the_order_of_the_recipes():
     assert [name for name, _ in _rows()] == list(recipes.RECIPES)
+
+
+def _index():
+    """The names that the index by problem links to their rows."""
+    text = METHODS.read_text()
+    section = text.partition("\n## Index by problem\n")[2].partition("\n## ")[0]
+    links = re.findall(r"\[`(\w+)`\]\(#recipe-(\w+)\)", section)
+    assert all(name == row for name, row in links), links
+    return {name for name, _ in links}
+
+
+def test_index_leads_to_every_recipe():
+    """A recipe that a reader with its problem would not find, or a link to none."""
+    assert _index() == set(recipes.RECIPES)
+
+
+@every_recipe
+def test_index_links_end_at_the_row(name):
+    assert f'<a id="recipe-{name}"></a>' in _row(name)
