@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import html.parser
 import inspect
@@ -11,7 +10,9 @@ import math
 import re
 import subprocess
 import sys
+import xml.etree.ElementTree
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import torch
@@ -303,7 +304,7 @@ class _Tags(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_stands_alone_and_shows_the_numbers(tmp_path, measured):
+def test_the_page_shows_the_numbers_and_links_to_all_of_them(tmp_path, measured):
     """Catches broken markup, links to elsewhere, lost digits, a changed criterion left out."""
     kept = Store(tmp_path / "results", QUICK)
     results = {CHEAP.name: kept.save(CHEAP, measured)}
@@ -317,14 +318,38 @@ def test_the_page_stands_alone_and_shows_the_numbers(tmp_path, measured):
     tags = _Tags()
     tags.feed(text)
     assert tags.open == ["html"] or tags.open == []
-    assert all(link.startswith(("#", "data:")) for link in tags.links)
-    assert "data:image/png;base64,iVBOR" in text
-    csv = re.search(r'first_order-orders.csv" href="data:text/csv;base64,([^"]*)"', text)
-    assert base64.b64decode(csv.group(1)).decode() == measured.tables["orders"].csv()
+    files = [link for link in tags.links if not link.startswith(("#", "data:image/svg+xml,"))]
+    assert [(tmp_path / file).read_text() for file in files] == [
+        table.csv() for table in measured.tables.values()
+    ]
+    assert "tables/quick-first_order-orders.csv" in files
+    pictures = [unquote(link).split(",", 1)[1] for link in tags.links if link.startswith("data:")]
+    (picture,) = map(xml.etree.ElementTree.fromstring, pictures)
+    assert picture.tag.endswith("svg")
+    assert picture.get("viewBox")
     assert "1.95 to 2.05 → order of the error" in text.replace("\n", " ")
     assert "2026: 1 → 2, because" in text
     assert "Traceback &lt;boom&gt;" in text
     assert "reproduced" in text
+
+
+def test_the_same_numbers_give_the_same_page(tmp_path, measured):
+    """Catches a date, a version or random names in the pictures: pages could not be compared."""
+    kept = Store(tmp_path / "results", QUICK)
+    results = {CHEAP.name: kept.save(CHEAP, measured)}
+    for name in ("one.html", "two.html"):
+        write(tmp_path / name, [CHEAP], kept, results, {})
+    assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
+
+
+def test_standings_are_a_file_and_whole_on_the_page(tmp_path, measured):
+    """Catches a table of standings cut to the rows of a preview."""
+    table = Table.of(("recipe", "rank"), [(f"r{n}", n) for n in range(30)])
+    ranked = dataclasses.replace(CHEAP, standings=lambda tables: table)
+    kept = Store(tmp_path / "results", QUICK)
+    write(tmp_path / "p.html", [ranked], kept, {CHEAP.name: kept.save(CHEAP, measured)}, {})
+    assert "r29" in (tmp_path / "p.html").read_text()
+    assert (tmp_path / "tables/quick-first_order-standings.csv").read_text() == table.csv()
 
 
 def test_older_code_is_marked(tmp_path, measured):

@@ -1,4 +1,4 @@
-"""The report: one page that needs nothing else."""
+"""The report: a page with its pictures, and all tables as CSV files beside it."""
 
 from sim.lab.report.page import write
 

@@ -1,15 +1,16 @@
-"""runs/report/index.html: verdicts, plots, numbers."""
+"""runs/report/index.html: verdicts, plots, numbers; the tables lie beside it."""
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 
 from sim.lab.experiment import GROUPS, Experiment, Finding
@@ -20,7 +21,9 @@ from sim.lab.tables import Table
 __all__ = ["write"]
 
 PREVIEW = 8
-"""rows of a table shown on the page; all are in the CSV"""
+"""rows of a table shown on the page; all are in its file"""
+FILES = "tables"
+"""folder of the CSV files, beside the page"""
 
 
 def write(
@@ -30,7 +33,11 @@ def write(
     results: Mapping[str, Result],
     failures: Mapping[str, str],
 ) -> None:
-    """Write the page for what there is; experiments without a result are named as such."""
+    """Write the page for what there is, and the tables of the results as CSV files beside it.
+
+    Experiments without a result are named as such. A page of all tables would be tens of megabytes.
+    """
+    (path.parent / FILES).mkdir(parents=True, exist_ok=True)
     findings = {
         experiment.name: experiment.findings(results[experiment.name].tables)
         for experiment in experiments
@@ -46,7 +53,9 @@ def write(
             name = experiment.name
             if name in results:
                 lines.append(_line(experiment, findings[name]))
-                sections.append(_section(experiment, findings[name], results[name], store))
+                sections.append(
+                    _section(experiment, findings[name], results[name], store, path.parent)
+                )
             else:
                 lines.append(_absent(experiment, name in failures))
                 if name in failures:
@@ -67,7 +76,6 @@ def write(
         changes=_changes(experiments, store),
         sections="\n".join(sections for _, sections in parts),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
 
 
@@ -102,7 +110,11 @@ def _failure(experiment: Experiment, message: str) -> str:
 
 
 def _section(
-    experiment: Experiment, findings: Sequence[Finding], result: Result, store: Store
+    experiment: Experiment,
+    findings: Sequence[Finding],
+    result: Result,
+    store: Store,
+    folder: Path,
 ) -> str:
     rows = "\n".join(
         f"<tr><td>{_text(f.criterion.text)}</td><td class=number>{_text(f.criterion.wanted)}</td>"
@@ -119,6 +131,11 @@ def _section(
     if experiment.outside:
         facts.append(("Outside", _text(experiment.outside)))
     facts += [("Revised", _text(revision)) for revision in experiment.revisions]
+    stem = folder / FILES / f"{store.profile.name}-{experiment.name}"
+    numbers = [_numbers(stem, name, table) for name, table in result.tables.items()]
+    if experiment.standings is not None:
+        table = experiment.standings(result.tables)
+        numbers.insert(0, _numbers(stem, "standings", table, preview=len(table.rows)))
     current = result.key == key_of(experiment, store.profile)
     older = "" if current else ' <b class="older">computed by other code than this</b>'
     return f"""<section id="{experiment.name}">
@@ -130,8 +147,7 @@ def _section(
 {rows}</table>
 <figure>{_picture(experiment.plot(result.tables), experiment.title)}
 <figcaption>{_text(experiment.caption)}</figcaption></figure>
-{_standings(experiment, result)}
-{"".join(_numbers(experiment.name, name, table) for name, table in result.tables.items())}
+{"".join(numbers)}
 <p class=command>python -m sim run {experiment.name}{_option(store)}
 <span>{result.seconds:.0f} s of one core, {result.date}{older}</span></p>
 </section>"""
@@ -145,23 +161,18 @@ def _picture(axes: Axes, title: str) -> str:
     figure = axes.get_figure(root=True)
     assert figure is not None
     data = io.BytesIO()
-    # Without the version, so that the same numbers give the same page.
-    figure.savefig(data, format="png", dpi=120, metadata={"Software": None})
-    encoded = base64.b64encode(data.getvalue()).decode()
-    return f'<img alt="{_text(title)}" src="data:image/png;base64,{encoded}">'
+    # Without version and date, and with ids that are not random: the same numbers give the same
+    # page.
+    with rc_context({"svg.hashsalt": title}):
+        figure.savefig(data, format="svg", metadata={"Creator": None, "Date": None})
+    encoded = quote(data.getvalue(), safe=" /:;=,()+!*@~'<>")
+    return f'<img alt="{_text(title)}" src="data:image/svg+xml,{encoded}">'
 
 
-def _standings(experiment: Experiment, result: Result) -> str:
-    if experiment.standings is None:
-        return ""
-    table = experiment.standings(result.tables)
-    return _numbers(experiment.name, "standings", table, preview=len(table.rows))
-
-
-def _numbers(experiment: str, name: str, table: Table, preview: int = PREVIEW) -> str:
-    """The first rows of a table, and all of it to save."""
-    data = base64.b64encode(table.csv().encode()).decode()
-    file = re.sub(r"\W+", "-", f"{experiment} {name}") + ".csv"
+def _numbers(stem: Path, name: str, table: Table, preview: int = PREVIEW) -> str:
+    """The first rows of a table, and a link to the file that all of them are written to."""
+    file = stem.with_name(re.sub(r"\W+", "-", f"{stem.name} {name}") + ".csv")
+    file.write_text(table.csv(), encoding="utf-8")
     head = "".join(f"<th>{_text(column)}</th>" for column in table.columns)
     rows = "".join(
         "<tr>" + "".join(f"<td class=number>{_cell(cell)}</td>" for cell in row) + "</tr>"
@@ -169,7 +180,7 @@ def _numbers(experiment: str, name: str, table: Table, preview: int = PREVIEW) -
     )
     return (
         f"<details><summary>{_text(name)}: {len(table.rows)} rows, "
-        f'<a download="{file}" href="data:text/csv;base64,{data}">{file}</a></summary>'
+        f'<a href="{FILES}/{quote(file.name)}">{file.name}</a></summary>'
         f"<table><tr>{head}</tr>{rows}</table></details>"
     )
 

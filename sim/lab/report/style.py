@@ -38,7 +38,8 @@ pre {{ overflow-x: auto; background: #f4f4f4; padding: 8px; }}
 <p>Tabular policies, where everything is exact. Profile <b>{profile}</b>: {seeds} seeds unless an
 experiment says otherwise, {minutes} minutes of one core. {counts}. A claim is reproduced if the
 whole 95 % interval of every criterion lies within bounds that were written down before; the figure
-in the summary is the first criterion not met, or else the first.</p>
+in the summary is the first criterion not met, or else the first. Every number behind a figure is in
+the CSV files that its section links to, in the folder tables beside this page.</p>
 <ul id="contents">
 {contents}
 <li><a href="#changes">Criteria changed after a result was seen</a></li>
