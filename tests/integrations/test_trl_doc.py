@@ -23,7 +23,7 @@ def row(name: str) -> str:
         verdict = "yes, given " + "; ".join(setting for _, setting in needed)
     left_out = "–"
     if not refused and recipe.sampling.refill:
-        left_out = "groups sampled anew for the dropped ones"
+        left_out = "replacement of dropped groups"
     return f"| `{name}` | {verdict} | {left_out} |"
 
 

@@ -46,10 +46,10 @@ def refusals(recipe: Recipe) -> list[Refusal]:
     ]
     chooses = type(recipe).select_prompts is not Recipe.select_prompts
     if chooses and not (isinstance(recipe, SemanticCurriculum) and recipe.stages == 1):
-        order = "TRL draws prompts in an order fixed beforehand; stages=1 is without a curriculum"
+        order = "TRL fixes the order of prompts beforehand; stages=1 turns the curriculum off"
         found.append(Refusal("prompt_stats", order))
     if recipe.sampling.offline:
-        found.append(Refusal("sampling.offline", "TRL learns from what it has just sampled"))
+        found.append(Refusal("sampling.offline", "TRL trains on what it has just sampled"))
     return found
 
 

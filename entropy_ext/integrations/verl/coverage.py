@@ -15,7 +15,7 @@ Route = Literal["policy loss", "actor hook"]
 
 _FILTER = "group filter: algorithm.filter_groups"
 _OVERLONG = "overlong penalty: verl's dapo reward manager"
-_CURRICULUM = "curriculum: refused, stages=1 is without"
+_CURRICULUM = "curriculum: refused, stages=1 turns it off"
 
 PROVIDED = {
     "ref_logp": ("ref_log_prob", "actor.use_kl_loss=True with actor.kl_loss_coef=0"),
@@ -51,7 +51,7 @@ COVERAGE: dict[str, Coverage] = {
     "kl_cov": Coverage("actor hook", left=_FILTER),
     "opo": Coverage(),
     "skywork_or1": Coverage(
-        "actor hook", entropy=True, left="groups of equal rewards stay, with advantage 0"
+        "actor hook", entropy=True, left="groups with equal rewards stay, with advantage 0"
     ),
     "prorl": Coverage(None, "a reference that StepActions.reset_reference can move"),
     "high_entropy_tokens": Coverage("actor hook", left=f"{_FILTER}; {_OVERLONG}"),
@@ -65,7 +65,7 @@ COVERAGE: dict[str, Coverage] = {
     "positive_reweight": Coverage("actor hook"),
     "entropic": Coverage("actor hook"),
     "sent": Coverage("actor hook", left=_CURRICULUM),
-    "deepseek_v32": Coverage("actor hook", left="kept sets and kept routing"),
+    "deepseek_v32": Coverage("actor hook", left="kept token ids and kept routing"),
     "minirl": Coverage("actor hook"),
     "starter": Coverage("actor hook", correct=True),
     "advanced": Coverage("actor hook", left=f"{_FILTER}; {_CURRICULUM}"),
@@ -112,5 +112,5 @@ def _missing(recipe: Recipe) -> str:
     if recipe.extras:
         return "stats.collision and stats.collision_logp"
     if getattr(recipe, "stages", 1) > 1:
-        return "PromptStats.semantic_entropy (stages=1 is without a curriculum)"
+        return "PromptStats.semantic_entropy (stages=1 turns the curriculum off)"
     return ""
