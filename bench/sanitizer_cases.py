@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import product
 
 import torch
+from torch import Tensor
 
 from bench.candidates import DTYPES
 from entropy_ext import (
@@ -27,9 +28,10 @@ from entropy_ext import (
 # of a 16-byte access; a single column.
 SHAPES = ((1, 262144), (3, 50257), (70, 1003), (5, 7), (2, 1))
 
-
-# Less than a group, some tiles with an odd end, and more tiles than a launch has blocks.
-COUNTS = (3, 10001, 256 * 4096 + 4099)
+# Less than a group of tokens, and some tiles with an odd end.
+COUNTS = (3, 10001)
+# More tiles than a launch has blocks: one case, for under the sanitizer it takes its time.
+MANY_TOKENS = 256 * 4096 + 4099
 
 
 def vocabulary_cases(device: str) -> None:
@@ -50,28 +52,37 @@ def vocabulary_cases(device: str) -> None:
 
 def selection_cases(device: str) -> None:
     """Every selector, by position and by id, among ties; moments, weights, odd addresses."""
-    for count, dtype, offset, by_id in product(
-        COUNTS, (torch.float32, torch.float64), (0, 1), (False, True)
-    ):
-        logits = torch.randn(count + offset, 5, device=device, dtype=dtype).round()
-        place = torch.arange(count + offset, device=device)
-        stats = token_stats(logits, place % 5, extras=True)
-        stats = TokenStats(*(x[offset:] for x in stats if x is not None))
-        advantages = torch.randn(count + offset, device=device, dtype=dtype)[offset:]
-        mask = (place % 3 != 1)[offset:]
-        ids = place[offset:] * 2**33 if by_id else None
-        cov = covariance(stats.logp, advantages, mask)
-        clip_cov(cov, mask, clipped=cov > 2, bounds=(-1.0, 5.0), seed=3, token_ids=ids)
-        kl_cov(cov, mask, token_ids=ids)
-        for rule in ("exact", "quantile"):
-            top_entropy(stats.entropy, mask, rule=rule, token_ids=ids)
-        entropy_change(stats, advantages)
-        steer_weights(
-            *(stats.logp, stats.logp - 0.1, stats.entropy, advantages, mask),
-            form="exact",
-            collision=stats.collision,
-            collision_logp=stats.collision_logp,
-        )
+    for case in product(COUNTS, (torch.float32, torch.float64), (0, 1), (False, True)):
+        select_and_weigh(device, *case)
+    select_and_weigh(device, MANY_TOKENS, torch.float32, 1, True)
+
+
+def select_and_weigh(device: str, count: int, dtype: torch.dtype, offset: int, by_id: bool) -> None:
+    """Every operator on tokens once, `offset` elements into the memory of each array."""
+
+    def placed(values: Tensor) -> Tensor:
+        return values.new_empty(count + offset)[offset:].copy_(values)
+
+    def drawn() -> Tensor:
+        """In eighths, so that many are equal."""
+        return placed((torch.rand(count, device=device, dtype=dtype) * 8).round() / 8)
+
+    place = torch.arange(count, device=device)
+    stats = TokenStats(placed(-drawn()), drawn(), drawn(), drawn(), placed(-drawn()))
+    advantages, mask = placed(drawn() - 0.5), placed(place % 3 != 1)
+    ids = placed(place * 2**33) if by_id else None
+    cov = placed(covariance(stats.logp, advantages, mask))
+    clip_cov(cov, mask, clipped=cov > 2, bounds=(-1.0, 5.0), seed=3, token_ids=ids)
+    kl_cov(cov, mask, token_ids=ids)
+    for rule in ("exact", "quantile"):
+        top_entropy(stats.entropy, mask, rule=rule, token_ids=ids)
+    entropy_change(stats, advantages)
+    steer_weights(
+        *(stats.logp, stats.logp - 0.1, stats.entropy, advantages, mask),
+        form="exact",
+        collision=stats.collision,
+        collision_logp=stats.collision_logp,
+    )
 
 
 def main(device: str = "cuda") -> None:
