@@ -117,7 +117,7 @@ def compare(
 
             runs = _Runs(task, seed, out, scale, given, checkpoint_every, interrupt, say)
             for name in names:
-                progress.update(current, description=name[:10], completed=0)
+                progress.update(current, description=name[:10], completed=0, live="")
 
                 def step_done(
                     row: dict[str, float], name: str = name, task: str = task, seed: int = seed
@@ -129,6 +129,8 @@ def compare(
                 if not runs.finish(name, step_done):
                     return False
                 progress.advance(bar)
+        # What it says last is of no use when all is done, and wrong if nothing was left to do.
+        progress.remove_task(current)
     return True
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import re
@@ -9,6 +10,7 @@ import signal
 
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 from sim.__main__ import app
@@ -70,6 +72,16 @@ def test_finished_runs_are_not_repeated(done):
     assert again
     assert steps == []
     assert before == {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.is_file()}
+
+
+def test_no_line_of_progress_stays_behind(done):
+    """Would catch the line of a last run, at 0 of its steps if that was finished before."""
+    console = Console(file=io.StringIO(), width=100)
+    options = {"tasks": ["chain_sum"], "seeds": 2, "out": done, "scale": TINY}
+    assert compare(["grpo", "kl_cov"], console=console, **options)
+    lines = console.file.getvalue().strip().splitlines()
+    assert [line.split()[0] for line in lines] == ["runs"]
+    assert "4/4" in lines[0]
 
 
 def test_interrupted_comparison_goes_on_to_the_same_numbers(tmp_path, done):
