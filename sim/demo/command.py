@@ -45,8 +45,8 @@ def demo(
             f"expected a folder that can be written; got {error}", param_hint="--out"
         ) from None
     if aside is not None:
-        where = os.path.relpath(aside)
-        console.print(f"{out}: its results, of other code or asked anew, are now in {where}")
+        why = "" if fresh else ", of other code or another machine,"
+        console.print(f"Earlier results{why} are now in {os.path.relpath(aside)}", highlight=False)
     outcomes: dict[str, str] = {}
     status = 0
     for part in PARTS:
