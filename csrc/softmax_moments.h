@@ -129,10 +129,10 @@ struct SoftmaxMoments<Real, true> {
   }
 
   // Fill in `scatter` from Σ e, Σ e·w and Σ e·w² of the same elements, where w is u from any point:
-  // Σ e·w² − mean·Σ e·w − mean·(Σ e·w − mean·Σ e), each difference rounded once.
+  // Σ e·w² − mean·Σ e·w − mean·(Σ e·w − mean·Σ e), each difference rounded once. Of no elements the
+  // mean is 0/0, and the comparison with NaN is false.
   template <class Wide>
   ENTROPY_INLINE void set_scatter(Wide sum_e, Wide sum_ew, Wide sum_eww) {
-    if (!(sum_e > Wide(0))) return;
     const Wide mean = sum_ew / sum_e;
     const Wide residue = fused(-mean, sum_e, sum_ew);
     const Wide central = fused(-mean, residue, fused(-mean, sum_ew, sum_eww));

@@ -184,8 +184,10 @@ def temperature_tensor(temperature: float | Tensor, like: Tensor) -> Tensor:
             f"temperature: expected a number or a tensor, got {type(temperature).__name__}"
         )
     dtype = STATS_DTYPE.get(like.dtype, torch.float32)
-    # A product, for torch.compile then takes the number as an input; torch.full would make it a
-    # constant of the graph, compiled anew for every temperature.
+    if not torch.compiler.is_compiling():
+        return torch.full((), temperature, dtype=dtype, device=like.device)
+    # torch.full would make the number a constant of the graph, compiled anew for every temperature;
+    # that of a product is an input.
     return torch.ones((), dtype=dtype, device=like.device) * (temperature * 1.0)
 
 

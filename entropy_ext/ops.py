@@ -99,6 +99,8 @@ def _(logits: Tensor, *_: Tensor | None) -> Tensor:
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Results) -> None:
     logits, tokens, temperature, mask, _, support_offsets, support_ids = inputs
     _, entropy, _, row_max, row_sum, _, support_stats = output
+    # One tensor of zeros does for all results that the loss does not use.
+    ctx.set_materialize_grads(False)
     # Logits are kept, not probabilities: the backward pass forms those again in registers.
     ctx.save_for_backward(
         *(logits, tokens, temperature, mask, entropy, row_max, row_sum),
@@ -106,10 +108,16 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Results) -> None:
     )
 
 
-def _backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     saved = ctx.saved_tensors  # once: under checkpointing it is formed anew each time
-    support = (*saved[7:], grads[6]) if len(saved) > 7 else ()
-    grad_logits = token_stats_backward(*saved[:7], *grads[:3], *support)
+    upstream = list(grads[:3])
+    if any(grad is None for grad in upstream):
+        zeros = torch.zeros_like(saved[6])
+        upstream = [zeros if grad is None else grad for grad in upstream]
+    support: tuple[Tensor, ...] = ()
+    if len(saved) > 7:
+        support = (*saved[7:], torch.zeros_like(saved[9]) if grads[6] is None else grads[6])
+    grad_logits = token_stats_backward(*saved[:7], *upstream, *support)
     return grad_logits, None, None, None, None, None, None
 
 

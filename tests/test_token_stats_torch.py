@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import entropy_ext  # registers the operators
 from entropy_ext import TokenStats, token_stats
@@ -195,6 +196,43 @@ def test_fake_tensors_are_checked_too(device: torch.device) -> None:
             token_stats(logits, torch.zeros(2, 4, dtype=torch.int64, device=device))
         with pytest.raises(TypeError, match=r"^tokens: expected int64"):
             token_stats(logits, torch.zeros(2, 3, dtype=torch.int32, device=device))
+
+
+class _Zeros(TorchDispatchMode):
+    """How many tensors of zeros are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self.count += "zeros" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("used", [("logp",), ("entropy", "lse"), ("logp", "entropy", "lse")])
+def test_results_without_a_gradient_share_one_tensor_of_zeros(
+    used: tuple[str, ...], device: torch.device
+) -> None:
+    """Fails if each result that the loss leaves out costs a kernel launch of its own."""
+    logits = draws.draw_logits("randn", 4, 33, torch.float32).to(device).requires_grad_()
+    tokens = logits.argmax(-1)
+    stats = token_stats(logits, tokens, extras=True)
+    loss = sum(getattr(stats, name).sum() for name in used)
+    with _Zeros() as zeros:
+        (gradient,) = torch.autograd.grad(loss, logits)
+    assert zeros.count == (0 if len(used) == 3 else 1)
+    truth = logits.detach().double().requires_grad_()
+    logp = truth.log_softmax(-1)
+    results = {
+        "logp": logp.gather(-1, tokens[:, None]).sum(),
+        "entropy": -(logp.exp() * logp).sum(),
+        "lse": truth.logsumexp(-1).sum(),
+    }
+    (expected,) = torch.autograd.grad(sum(results[name] for name in used), truth)
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", draws.DTYPES, ids=str)

@@ -14,9 +14,8 @@ constexpr int64_t kMaxBlocks = 256;
 // Tokens of a thread at once.
 constexpr int kTokens = 16;
 
-// Bins of a warp in the search for the threshold, and how many of these each lane holds.
-constexpr int kBinsPerWarp = kBins / kWarps;
-constexpr int kBinsPerLane = kBinsPerWarp / kWarpSize;
+// Bins of a lane in the search for the threshold.
+constexpr int kBinsPerLane = kBins / kThreads;
 
 __device__ __forceinline__ int lane_of_thread() {
   return static_cast<int>(threadIdx.x) % kWarpSize;
@@ -44,21 +43,18 @@ __device__ __forceinline__ SelectState state_before(const TokenSelect& params,
   SelectState state = params.states[pass - 1];
   if (state.resolved != 0) return state;
 
-  // Neighbouring lanes hold neighbouring bins; `up_to` counts from the first bin of the warp.
+  // A lane holds neighbouring bins.
   const int64_t* const counters = params.counters + int64_t{pass - 1} * kCounters;
-  const int first_bin = warp_of_thread() * kBinsPerWarp + lane_of_thread();
+  const int first_bin = (warp_of_thread() * kWarpSize + lane_of_thread()) * kBinsPerLane;
   int64_t inside[kBinsPerLane];
-  int64_t up_to[kBinsPerLane];
-#pragma unroll
-  for (int i = 0; i < kBinsPerLane; ++i) inside[i] = counters[first_bin + i * kWarpSize];
-  int64_t warp_total = 0;
+  int64_t of_lane = 0;
 #pragma unroll
   for (int i = 0; i < kBinsPerLane; ++i) {
-    const int64_t in_row = sum_up_to_lane(inside[i]);
-    up_to[i] = warp_total + in_row;
-    warp_total += __shfl_sync(kAllLanes, in_row, kWarpSize - 1);
+    inside[i] = counters[first_bin + i];
+    of_lane += inside[i];
   }
-  if (lane_of_thread() == 0) warp_totals[warp_of_thread()] = warp_total;
+  const int64_t up_to_lane = sum_up_to_lane(of_lane);
+  if (lane_of_thread() == kWarpSize - 1) warp_totals[warp_of_thread()] = up_to_lane;
   // Every warp reads the totals of all the others.
   __syncthreads();
   int64_t before_warp = 0;
@@ -76,14 +72,15 @@ __device__ __forceinline__ SelectState state_before(const TokenSelect& params,
   int digit = -1;
   int64_t digit_below = 0;
   int64_t digit_inside = 0;
+  int64_t below = before_warp + up_to_lane - of_lane;
 #pragma unroll
   for (int i = 0; i < kBinsPerLane; ++i) {
-    const int64_t below = before_warp + up_to[i] - inside[i];
     if (below < state.need && state.need <= below + inside[i]) {
-      digit = first_bin + i * kWarpSize;
+      digit = first_bin + i;
       digit_below = below;
       digit_inside = inside[i];
     }
+    below += inside[i];
   }
   if (digit >= 0) *found = next_state(state, keys, digit, digit_below, digit_inside);
   // All read what one thread has found.

@@ -106,15 +106,16 @@ __global__ void __launch_bounds__(kThreads, 2)
       const double change =
           steer_change<double>(params.form, Exponential(), logp[k], old_logp[k], entropy[k],
                                advantages[k], collision[k], collision_logp[k]);
-      // x − x is 0, and NaN where x is not finite.
-      const Real finite = (logp[k] - logp[k]) + (old_logp[k] - old_logp[k]) +
+      const Real size = static_cast<Real>(fabs(change));
+      // x − x is 0, and NaN where x is not finite, as a change beyond the range of Real is not.
+      const Real finite = (size - size) + (logp[k] - logp[k]) + (old_logp[k] - old_logp[k]) +
                           (entropy[k] - entropy[k]) + (advantages[k] - advantages[k]) +
                           (collision[k] - collision[k]) + (collision_logp[k] - collision_logp[k]);
-      sizes[k] = valid[k] ? static_cast<Real>(fabs(change)) + finite : Real(0);
+      sizes[k] = valid[k] ? size + finite : Real(0);
       if (!valid[k] || sizes[k] != sizes[k]) continue;
-      const double size = sizes[k];
+      const double wide = sizes[k];
       int64_t bits;
-      memcpy(&bits, &size, sizeof(bits));
+      memcpy(&bits, &wide, sizeof(bits));
       greatest = larger(greatest, bits);
       least = larger(least, INT64_MAX - bits);
     }

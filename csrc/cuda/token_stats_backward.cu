@@ -64,11 +64,8 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<Storage>)
   const int64_t token = params.tokens[r] + begin;
   const RowReader<Storage> reader(z_row, begin, end);
   for (int tile = block_begin; tile < block_end && tile < end; tile += kTile<Storage>) {
-    uint4 bits[kLoads];  // all in flight before the first is used
-#pragma unroll
-    for (int v = 0; v < kLoads; ++v) {
-      bits[v] = reader.load(tile + (v * kThreads + static_cast<int>(threadIdx.x)) * kWidth);
-    }
+    uint4 bits[kLoads];
+    reader.load(tile, kThreads, bits);
 #pragma unroll
     for (int v = 0; v < kLoads; ++v) {
       const int column = tile + (v * kThreads + static_cast<int>(threadIdx.x)) * kWidth;

@@ -42,10 +42,10 @@ struct ThreadSums {
     sum = sum + e;
     dot = fused(e, u, dot);
     if constexpr (kExtras) {
-      const Real ee = e * e;
-      dot_u = fused(e * u, u, dot_u);
-      square = square + ee;
-      square_dot = fused(ee, u, square_dot);
+      const Real eu = e * u;
+      dot_u = fused(eu, u, dot_u);
+      square = fused(e, e, square);
+      square_dot = fused(e, eu, square_dot);
     }
   }
 
@@ -107,25 +107,14 @@ __device__ __forceinline__ SoftmaxMoments<typename RealOf<Storage>::Type, kExtra
   constexpr int kWidth = kVector<Storage>;
   ThreadMoments<Real, kExtras> moments;
   for (int tile = begin; tile < end; tile += kTile<Storage>) {
-    uint4 bits[kLoads];  // all in flight before the first is used
-#pragma unroll
-    for (int v = 0; v < kLoads; ++v) {
-      bits[v] = reader.load(tile + (v * kThreads + static_cast<int>(threadIdx.x)) * kWidth);
-    }
+    uint4 bits[kLoads];
+    reader.load(tile, kThreads, bits);
 
-    Real high = negative_infinity<Real>();
-    Real low = -negative_infinity<Real>();
+    Extremes<Storage> extremes;
 #pragma unroll
-    for (int v = 0; v < kLoads; ++v) {
-      Real z[kWidth];
-      unpack(bits[v], z, Storage());
-#pragma unroll
-      for (int i = 0; i < kWidth; ++i) {
-        // NaN is passed over here and met again below.
-        high = fmax(high, z[i]);
-        low = fmin(low, z[i]);
-      }
-    }
+    for (int v = 0; v < kLoads; ++v) extremes.push(bits[v]);
+    const Real high = extremes.high();
+    const Real low = extremes.low();
     moments.raise_max(high > moments.max ? high : moments.max, log2_scale);
     // Until a finite logit comes, u = −∞ − centre must not be −∞ − (−∞).
     const Real centre = moments.max == negative_infinity<Real>() ? Real(0) : moments.max;
@@ -187,12 +176,8 @@ __device__ __forceinline__ void finish_row(
   }
 }
 
-// Two sets of extras beside a tile take more registers; float alone has them to spare.
 template <class Storage, bool kExtras>
-constexpr int kResidentRows = kResidentBlocks<Storage> - (kExtras && sizeof(Storage) != 4 ? 1 : 0);
-
-template <class Storage, bool kExtras>
-__global__ void __launch_bounds__(kThreads, kResidentRows<Storage, kExtras>)
+__global__ void __launch_bounds__(kThreads, kResidentBlocks<Storage>)
     forward_rows(const __grid_constant__ TokenStatsForward params) {
   using Real = typename RealOf<Storage>::Type;
   const int64_t row = blockIdx.x;
@@ -204,11 +189,16 @@ __global__ void __launch_bounds__(kThreads, kResidentRows<Storage, kExtras>)
   const int vocab = static_cast<int>(params.vocab);
   const RowReader<Storage> reader(logits_of<Storage>(params, row), 0, vocab);
   const int columns = segment_columns<Storage>(vocab);
-  SoftmaxMoments<Real, kExtras> moments;
+  using Moments = SoftmaxMoments<Real, kExtras>;
+  // Wanted once a segment, and otherwise in the way of the tiles' registers.
+  SHARED_ARRAY(Moments, merged, kThreads);
+  merged[threadIdx.x] = Moments();
   for (int begin = 0; begin < vocab; begin += columns) {
     const int end = begin + columns < vocab ? begin + columns : vocab;
-    merge(moments, segment_moments<Storage, kExtras>(reader, begin, end, log2_scale), log2_scale);
+    const Moments of_segment = segment_moments<Storage, kExtras>(reader, begin, end, log2_scale);
+    merge(merged[threadIdx.x], of_segment, log2_scale);
   }
+  const Moments moments = merged[threadIdx.x];
   finish_row<Storage, kExtras>(params, row, moments);
 }
 

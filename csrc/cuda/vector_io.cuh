@@ -96,6 +96,63 @@ __device__ __forceinline__ void narrow(double x, double* out) { *out = x; }
 __device__ __forceinline__ void narrow(float x, BFloat16* out) { *out = __float2bfloat16_rn(x); }
 __device__ __forceinline__ void narrow(float x, Float16* out) { *out = __float2half_rn(x); }
 
+// Largest and smallest of the logits that a thread holds, NaN passed over; −∞ and +∞ without any.
+template <class Storage>
+class Extremes {
+  using Real = typename RealOf<Storage>::Type;
+
+ public:
+  __device__ __forceinline__ void push(uint4 bits) {
+    Real z[kVector<Storage>];
+    unpack(bits, z, Storage());
+#pragma unroll
+    for (int i = 0; i < kVector<Storage>; ++i) {
+      high_ = fmax(high_, z[i]);
+      low_ = fmin(low_, z[i]);
+    }
+  }
+
+  __device__ __forceinline__ Real high() const { return high_; }
+  __device__ __forceinline__ Real low() const { return low_; }
+
+ private:
+  Real high_ = negative_infinity<Real>();
+  Real low_ = -negative_infinity<Real>();
+};
+
+// Half precision in pairs, as it is stored: half the operations.
+template <class Pair>
+class PairExtremes {
+ public:
+  __device__ __forceinline__ void push(uint4 bits) {
+    const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      high_ = __hmax2(high_, bit_cast<Pair>(words[i]));
+      low_ = __hmin2(low_, bit_cast<Pair>(words[i]));
+    }
+  }
+
+  __device__ __forceinline__ float high() const { return fmax(widen(high_.x), widen(high_.y)); }
+  __device__ __forceinline__ float low() const { return fmin(widen(low_.x), widen(low_.y)); }
+
+ private:
+  static __device__ __forceinline__ Pair both(float x) {
+    Pair pair;
+    narrow(x, &pair.x);
+    narrow(x, &pair.y);
+    return pair;
+  }
+
+  Pair high_ = both(negative_infinity<float>());
+  Pair low_ = both(-negative_infinity<float>());
+};
+
+template <>
+class Extremes<BFloat16> : public PairExtremes<__nv_bfloat162> {};
+template <>
+class Extremes<Float16> : public PairExtremes<__half2> {};
+
 // Element i of 16 packed bytes, for elements that are read one by one.
 template <class Storage>
 __device__ __forceinline__ uint32_t placed(Storage x, int i) {
@@ -105,6 +162,16 @@ __device__ __forceinline__ uint32_t placed(Storage x, int i) {
   } else {
     return static_cast<uint32_t>(bit_cast<uint16_t>(x)) << (16 * (i % 2));
   }
+}
+
+// Sixteen bytes of −∞.
+template <class Storage>
+__device__ __forceinline__ uint4 nothing() {
+  using Real = typename RealOf<Storage>::Type;
+  Real x[kVector<Storage>];
+#pragma unroll
+  for (int i = 0; i < kVector<Storage>; ++i) x[i] = negative_infinity<Real>();
+  return pack(x, Storage());
 }
 
 // The 16 bytes that begin `bytes` (0 … 15, a multiple of the element size, the same for the whole
@@ -134,18 +201,55 @@ class RowReader {
         end_(end),
         bytes_(static_cast<int>(reinterpret_cast<uintptr_t>(row) % 16)) {}
 
-  // `column` is a multiple of kVector.
-  __device__ __forceinline__ uint4 load(int column) const {
+  // The vectors v·threads + threadIdx.x, v = 0, 1, …, from column `begin` on, a multiple of kVector.
+  // All are in flight before the first is used.
+  template <int kCount>
+  __device__ __forceinline__ void load(int begin, int threads, uint4 (&bits)[kCount]) const {
     constexpr int kWidth = kVector<Storage>;
+    const int step = threads * kWidth;
+    const int column = begin + static_cast<int>(threadIdx.x) * kWidth;
+    if (bytes_ == 0 && begin >= begin_ && begin + kCount * step <= end_) {
+#pragma unroll
+      for (int v = 0; v < kCount; ++v) {
+        bits[v] = load_streaming(reinterpret_cast<const uint4*>(row_ + column + v * step));
+      }
+      return;
+    }
+    const bool aligned = bytes_ == 0;
     const int first = column - bytes_ / static_cast<int>(sizeof(Storage));
-    if (bytes_ == 0 && first >= begin_ && first + kWidth <= end_) {
-      return load_streaming(reinterpret_cast<const uint4*>(row_ + first));
+    const int reach = aligned ? kWidth : 2 * kWidth;
+    const auto inside = [&](int v) {
+      return first + v * step >= begin_ && first + v * step + reach <= end_;
+    };
+    uint4 next[kCount];
+#pragma unroll
+    for (int v = 0; v < kCount; ++v) {
+      if (inside(v)) {
+        const uint4* const from = reinterpret_cast<const uint4*>(row_ + first + v * step);
+        bits[v] = aligned ? load_streaming(from) : load_cached(from);
+        if (!aligned) next[v] = load_cached(from + 1);
+      }
     }
-    if (first >= begin_ && first + 2 * kWidth <= end_) {
-      const uint4* const aligned = reinterpret_cast<const uint4*>(row_ + first);
-      return window(load_cached(aligned), load_cached(aligned + 1), bytes_);
+    bool straddles = false;
+#pragma unroll
+    for (int v = 0; v < kCount; ++v) {
+      const int at = column + v * step;
+      if (!inside(v)) {
+        bits[v] = nothing<Storage>();
+        straddles = straddles || (at + kWidth > begin_ && at < end_);
+      } else if (!aligned) {
+        bits[v] = window(bits[v], next[v], bytes_);
+      }
     }
-    return load_elements(column);
+    if (!straddles) return;
+    // One or two vectors of a row: the code once, with selects, for registers cannot be indexed.
+#pragma unroll 1
+    for (int v = 0; v < kCount; ++v) {
+      if (inside(v)) continue;
+      const uint4 elements = load_elements(column + v * step);
+#pragma unroll
+      for (int w = 0; w < kCount; ++w) bits[w] = w == v ? elements : bits[w];
+    }
   }
 
  private:

@@ -28,12 +28,13 @@ struct Header {
   int64_t ndim;
   int64_t size[entropy_ext::kMaxLeadingDims];
   int64_t stride[entropy_ext::kMaxLeadingDims];
-  int64_t storage;         // elements of the storage that holds the logits
-  int64_t first;           // element of it where row 0 starts
+  int64_t storage;         // elements from the first logit to the end of the storage
+  int64_t first;           // elements before them, which count for the alignment alone
   int64_t temperatures;    // 1 or rows
   int64_t has_mask;
   int64_t extras;
   int64_t backward;
+  int64_t inplace;         // the gradient overwrites the logits, whose rows have no gaps then
   int64_t multiprocessors;
   int64_t seed;
   int64_t ulps;            // error of fast_exp2
@@ -102,7 +103,8 @@ void run_case(const Header& header) {
   const Dtype dtype = static_cast<Dtype>(header.dtype);
   const size_t real = dtype == Dtype::kFloat64 ? 8 : 4;
   const size_t per_row = header.rows * real;
-  const Input storage(header.storage * element_bytes(dtype));
+  const Input storage(header.storage * element_bytes(dtype),
+                      header.first * element_bytes(dtype) % simt::kGuardBytes);
   const Input tokens(header.rows * sizeof(int64_t));
   const Input temperature(header.temperatures * real);
   const Input mask(header.has_mask != 0 ? header.rows : 0);
@@ -128,8 +130,7 @@ void run_case(const Header& header) {
 
   std::optional<FarRows> far_rows;
   if (header.row_distance != 0) far_rows.emplace(header, storage.data(), element_bytes(dtype));
-  const unsigned char* const logits =
-      far_rows ? far_rows->begin() : storage.data() + header.first * element_bytes(dtype);
+  const unsigned char* const logits = far_rows ? far_rows->begin() : storage.data();
 
   simt::set_seed(static_cast<uint64_t>(header.seed));
   simt::set_rounding(static_cast<int>(header.ulps), static_cast<uint64_t>(header.seed));
@@ -160,12 +161,13 @@ void run_case(const Header& header) {
     backward.grad_logp = grad_logp.data();
     backward.grad_entropy = grad_entropy.data();
     backward.grad_lse = grad_lse.data();
-    backward.grad_logits = grad_logits.begin();
+    backward.grad_logits = header.inplace != 0 ? storage.data() : grad_logits.begin();
     error = entropy_ext::token_stats_backward_cuda(backward, nullptr);
     if (error == nullptr && with_support) {
       error = entropy_ext::support_backward_cuda(
           {backward, support, support_stats.begin(), grad_support.data()}, nullptr);
     }
+    if (header.inplace != 0) storage.move_to(grad_logits.begin(), grad_logits.bytes());
   }
 
   std::string text = error == nullptr ? "" : error;

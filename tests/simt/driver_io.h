@@ -14,7 +14,7 @@ namespace simt {
 
 inline bool read_bytes(void* to, size_t bytes) { return std::fread(to, 1, bytes, stdin) == bytes; }
 
-// An array that the kernels only read.
+// An array that the kernels only read, or write in place of what they read.
 class Input {
  public:
   explicit Input(size_t bytes, size_t offset = 0) : memory_(bytes, offset) {
@@ -23,6 +23,12 @@ class Input {
   }
 
   unsigned char* data() const { return memory_.begin(); }
+  // What was written over the first bytes, which then are again what they were.
+  void move_to(unsigned char* to, size_t bytes) const {
+    std::copy_n(memory_.begin(), bytes, to);
+    std::copy_n(before_.begin(), bytes, memory_.begin());
+  }
+
   bool unchanged() const {
     return memory_.intact() && std::equal(before_.begin(), before_.end(), memory_.begin());
   }

@@ -41,6 +41,7 @@ class Case:
     mask: Tensor | None = None  # [rows] bool
     extras: bool = False
     upstream: tuple[Tensor, Tensor, Tensor] | None = None  # of logp, entropy, lse, each [rows]
+    inplace: bool = False  # the gradient overwrites the logits, which have no gaps between rows
     multiprocessors: int = ONE_MULTIPROCESSOR
     seed: int = 1
     ulps: int = 0
@@ -56,12 +57,12 @@ class Case:
         sizes, strides = self.layout or ([rows], [self.row_distance or logits.stride(0)])
         padding = [0] * (MAX_LEADING_DIMS - len(sizes))
         storage = torch.empty(0, dtype=logits.dtype).set_(logits.untyped_storage())
-        storage = storage[: storage.numel() - self.withheld]
+        storage = storage[logits.storage_offset() : storage.numel() - self.withheld]
         header = (
             *(DTYPE_CODE[logits.dtype], rows, vocab, len(sizes)),
             *(*sizes, *padding, *strides, *padding),
             *(storage.numel(), logits.storage_offset(), self.temperature.numel()),
-            *(self.mask is not None, self.extras, self.upstream is not None),
+            *(self.mask is not None, self.extras, self.upstream is not None, self.inplace),
             *(self.multiprocessors, self.seed, self.ulps, self.row_distance),
             *(self.support is not None, 0 if self.support is None else len(self.support[1])),
         )

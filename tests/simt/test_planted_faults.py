@@ -44,6 +44,7 @@ def checks(variant: Variant) -> list[Callable[[Path], object]]:
         lambda driver: kernels.check_drawn(driver, "masked", 33, half),
         lambda driver: kernels.check_drawn(driver, "peaked", vocab, single),
         lambda driver: kernels.test_minus_infinity(driver, 33, single),
+        lambda driver: kernels.test_minus_infinity(driver, kernels.PAST_WHOLE_TILES, half),
         lambda driver: bits.test_alignment_changes_no_bit(driver, 33, half),
         lambda driver: bits.test_alignment_changes_no_bit(driver, 2053, single),
         lambda driver: bits.test_masked_rows_are_zero_and_not_read(

@@ -23,16 +23,19 @@ from tests.truth import same_bits, stats_dtype
 
 
 def cases(vocabularies: Sequence[int], dtypes: Sequence[torch.dtype] = draws.DTYPES) -> list[Case]:
-    """Every dtype, whole and spread, with or without extras and support, ragged, masked, moved."""
+    """Every dtype, whole and spread, with or without extras and support, ragged, masked, moved,
+    in place."""
     made = []
     for seed, (dtype, vocab, shared) in enumerate(
         itertools.product(dtypes, vocabularies, (1, MANY_MULTIPROCESSORS))
     ):
         logits = draws.draw_logits("masked", 3, vocab, dtype)
         logits[1] = torch.linspace(-3, 3, vocab)
-        # The storage ends with the last row, so that one element too many is outside of it.
-        room = torch.full((seed % 3 + 3 * vocab,), math.nan, dtype=dtype)
-        placed = room[seed % 3 :].view(3, vocab)
+        # Nothing lies before the first row or after the last, so that one element too many is
+        # outside. The address sanitizer tells that before an array from 8 bytes on.
+        moved = (0, 1, 12 // dtype.itemsize)[seed % 3]
+        room = torch.full((moved + 3 * vocab,), math.nan, dtype=dtype)
+        placed = room[moved:].view(3, vocab)
         placed.copy_(logits)
         weights = torch.tensor([1.0, -0.5, 0.25], dtype=stats_dtype(dtype))
         case = Case(
@@ -54,6 +57,8 @@ def cases(vocabularies: Sequence[int], dtypes: Sequence[torch.dtype] = draws.DTY
         # The last row masked and withheld: not to be read.
         mask = torch.tensor([True, True, False])
         made += [case, dataclasses.replace(case, mask=mask, withheld=vocab)]
+        if case.support is None:
+            made.append(dataclasses.replace(case, mask=mask, inplace=True))
     broken = made[0]
     tokens = torch.tensor([-1, 2**62, vocabularies[0]])
     return [*made, dataclasses.replace(broken, tokens=tokens)]

@@ -129,6 +129,10 @@ def test_what_is_not_finite_has_no_part_in_the_range(driver: Path, weight_map: M
     for place, name in enumerate(inputs, start=7):
         broken[name][place] = (math.nan, math.inf, -math.inf)[place % 3]
         bad[place] = True
+    # Finite inputs whose |Ω| is beyond the range of float.
+    broken["old_logp"][20] = broken["logp"][20] - 20
+    broken["advantages"][20] = 3e38
+    bad[20] = True
     options = {"form": Form.EXACT, "weight_map": weight_map}
     without, ours = run_cases(
         driver,

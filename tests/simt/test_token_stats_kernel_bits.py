@@ -19,7 +19,12 @@ from torch import Tensor
 from tests import draws
 from tests.simt import toolchain
 from tests.simt.emulator import MANY_MULTIPROCESSORS, Case, run_cases
-from tests.simt.test_token_stats_kernels import ALL_DTYPES, ones_upstream, plain_case
+from tests.simt.test_token_stats_kernels import (
+    ALL_DTYPES,
+    PAST_WHOLE_TILES,
+    ones_upstream,
+    plain_case,
+)
 from tests.truth import DIFFERENTIABLE, EXTRAS, same_bits
 
 
@@ -68,7 +73,7 @@ def test_extras_change_no_bit_of_the_others(driver: Path, dtype: torch.dtype) ->
 
 
 @ALL_DTYPES
-@pytest.mark.parametrize("vocab", [33, 2048, 2053])
+@pytest.mark.parametrize("vocab", [33, 2048, 2053, PAST_WHOLE_TILES])
 def test_alignment_changes_no_bit(driver: Path, vocab: int, dtype: torch.dtype) -> None:
     """Storage offset by 1 … 15 elements, rows apart by odd strides, NaN all around the rows.
 
@@ -86,6 +91,22 @@ def test_alignment_changes_no_bit(driver: Path, vocab: int, dtype: torch.dtype) 
     aligned, *others = run_cases(driver, cases)
     for other in others:
         assert_same_results(aligned, other, "offset")
+
+
+@ALL_DTYPES
+@pytest.mark.parametrize("offset", [0, 3])
+def test_a_gradient_in_place_of_the_logits_has_the_same_bits(
+    driver: Path, offset: int, dtype: torch.dtype
+) -> None:
+    """Catches a logit read after its entry has been written, at the ends of rows above all."""
+    for vocab in (33, 2053, PAST_WHOLE_TILES):
+        case = plain_case("peaked", 3, vocab, dtype)
+        room = torch.empty(offset + 3 * vocab, dtype=dtype)
+        placed = room[offset:].view(3, vocab).copy_(case.logits)
+        case = dataclasses.replace(case, logits=placed, mask=torch.tensor([True, False, True]))
+        assert_same_results(
+            *run_cases(driver, [case, dataclasses.replace(case, inplace=True)]), f"V = {vocab}"
+        )
 
 
 @ALL_DTYPES

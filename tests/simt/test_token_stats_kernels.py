@@ -168,6 +168,7 @@ def test_minus_infinity(driver: Path, vocab: int, dtype: torch.dtype) -> None:
         logits[row] = -torch.inf
         logits[row, spared] = value
     logits[6, 1::2] = -torch.inf
+    logits[7, ::2] = -torch.inf
     tokens = torch.tensor([0, vocab - 1, vocab - 1, 0, 0, vocab - 1, 1, 2])
     for multiprocessors in (ONE_MULTIPROCESSOR, MANY_MULTIPROCESSORS):
         for ours in check_rule(driver, logits, tokens, multiprocessors=multiprocessors):
