@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +20,6 @@ from sim.lab.exact import (
     semantic_entropy,
     state_values,
 )
-from sim.lab.task import Task
 from sim.lab.tasks import TASKS, needle, prompt_set, token_tree, two_modes
 from sim.lab.tree import grow
 
@@ -241,15 +238,3 @@ def test_bad_sizes_are_named(call, message):
     """Catches a task that silently means something else than was asked."""
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_the_documented_task_is_a_task():
-    """Catches docs/simulator.md falling behind the code it explains."""
-    text = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(def even_arms.*?)```", text, flags=re.DOTALL)
-    names = {"torch": torch, "Task": Task, "grow": grow, "uniforms": draws.uniforms}
-    exec("from __future__ import annotations\n" + code, names)
-    task = names["even_arms"]([3, 4])
-    success = Policy.of(task.tree, task.start).mean(task.correct.double())
-    torch.testing.assert_close(success, torch.full((2, 1), 0.5).double())
-    assert not torch.equal(task.correct[0], task.correct[1])
