@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from dataclasses import dataclass
@@ -59,10 +60,15 @@ def cpu_model() -> str:
 
 
 def commit() -> str:
-    """Abbreviated commit, with a `+` where the tree differs from it; empty outside a clone."""
+    """Abbreviated commit, with a `+` where the tree differs from it.
+
+    Outside a clone what ENTROPY_EXT_COMMIT says, for a copy that was taken to another machine.
+    """
     head = first_line("git", "rev-parse", "--short", "HEAD")
+    if not head:
+        return os.environ.get("ENTROPY_EXT_COMMIT", "")
     changed = first_line("git", "status", "--porcelain", "--untracked-files=no")
-    return head + "+" if head and changed else head
+    return head + "+" if changed else head
 
 
 def first_line(*command: str) -> str:

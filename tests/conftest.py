@@ -26,6 +26,23 @@ def _devices() -> list[str]:
     return ["cpu", "cuda"] if backend_info()["cuda_usable"] else ["cpu"]
 
 
+if "cpu" not in _devices():
+    # No test there uses a device, and what they import may be missing where a GPU is.
+    collect_ignore_glob = [
+        *(f"{folder}/*" for folder in ("distributed", "examples", "integrations", "sim", "simt")),
+        *("recipes/test_catalogue.py", "test_bench*.py"),
+    ]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where the variable leaves the CPU out, so are the tests that use no device."""
+    if "cpu" in _devices():
+        return
+    without = [item for item in items if "device" not in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=without)
+    items[:] = [item for item in items if item not in without]
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "isa: also run under every CPU instruction set, by tests/test_isa.py"
