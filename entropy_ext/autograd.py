@@ -1,4 +1,4 @@
-"""What the autograd functions of this package share."""
+"""Helpers shared by the autograd functions of this package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Backward = Callable[..., tuple[Tensor | None, ...]]
 
 
 class _NoDoubleBackward(torch.autograd.Function):
-    """The gradient, tied to what it depends on by a node that refuses to be differentiated."""
+    """Ties the gradient to the tensors it depends on; differentiating it again raises an error."""
 
     @staticmethod
     def forward(ctx: Any, name: str, gradient: Tensor, *sources: Tensor) -> Tensor:
@@ -29,11 +29,12 @@ class _NoDoubleBackward(torch.autograd.Function):
 
 
 def first_order(name: str) -> Callable[[Backward], Backward]:
-    """Decorator of a Function's backward: recorded with create_graph, its result raises when
-    differentiated, also where no upstream gradient requires one and autograd would see a constant.
+    """Decorator for the backward of an autograd Function: its result raises an error if it is
+    differentiated under create_graph, even where no upstream gradient requires grad and autograd
+    would treat it as a constant.
 
     Args:
-        name: of the public function, for the error.
+        name: the public function, for the error message.
     """
 
     def decorate(backward: Backward) -> Backward:
@@ -59,10 +60,10 @@ def first_order(name: str) -> Callable[[Backward], Backward]:
 
 
 def refuse_forward_mode(name: str, *tensors: Tensor | None) -> None:
-    """Raise RuntimeError for a tangent, of which PyTorch's custom operators lose sight.
+    """Raise RuntimeError for a forward-mode tangent, which PyTorch's custom operators would drop.
 
     Args:
-        name: of the public function, for the error.
+        name: the public function, for the error message.
     """
     if torch.compiler.is_compiling():
         return
@@ -75,7 +76,7 @@ def refuse_forward_mode(name: str, *tensors: Tensor | None) -> None:
 
 
 def refuse_other_leaves(loss: Tensor, leaves: list[Tensor]) -> None:
-    """Raise if the loss depends on a tensor whose gradient would be lost here."""
+    """Raise an error if the loss depends on another tensor whose gradient would be lost."""
     known = {id(leaf) for leaf in leaves}
     seen, pending = set(), [loss.grad_fn]
     while pending:

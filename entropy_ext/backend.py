@@ -1,4 +1,4 @@
-"""Which build this is and what it runs on."""
+"""Information about the build and the device it runs on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 try:
     import entropy_ext._core as _core
 except ModuleNotFoundError as missing:
-    # What Python says by itself, in a clone next to an installed package, is "circular import".
+    # In a clone beside an installed package, Python itself reports only a "circular import".
     raise ImportError(
         f"entropy_ext was imported from {Path(__file__).parent}, where nothing is compiled for "
         "this Python. In a clone use the .venv that `make build` creates, or `pip install "
@@ -22,13 +22,13 @@ __all__ = ["backend_info"]
 
 
 def backend_info() -> dict[str, Any]:
-    """Versions, the CPU instruction set in use, and whether CUDA was built and can be used.
+    """Versions, the CPU instruction set in use, and whether CUDA was built and is usable.
 
     Returns:
         version, torch: str.
         cpu_isa: x86-64 level "v2", "v3" or "v4", else "baseline"; ENTROPY_EXT_ISA forces one.
         cuda_built: bool; cuda_architectures: list of str, empty without CUDA.
-        cuda_usable: bool, whether the build, torch and a device all have CUDA.
+        cuda_usable: bool, True if this build and torch support CUDA and a device is present.
     """
     architectures = _core.cuda_architectures
     return {

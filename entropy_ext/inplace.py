@@ -14,7 +14,7 @@ __all__ = ["check_inplace", "inplace_token_stats"]
 
 
 def check_inplace(logits: Tensor, supported: bool) -> None:
-    """Raise ValueError unless the memory of the logits can become that of their gradient."""
+    """Raise ValueError unless the gradient may overwrite the logits."""
     if supported:
         raise ValueError("inplace_backward: expected no support, whose gradient reads the logits")
     if torch.compiler.is_compiling():
@@ -35,7 +35,7 @@ def check_inplace(logits: Tensor, supported: bool) -> None:
 def inplace_token_stats(
     logits: Tensor, tokens: Tensor, temperature: Tensor, mask: Tensor | None, extras: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """logp, entropy, lse [...] and extras [4, ...] or empty; checked arguments."""
+    """logp, entropy, lse [...] and extras [4, ...] or empty. The arguments have been checked."""
     logp, entropy, lse, extra = _InplaceTokenStats.apply(  # type: ignore[no-untyped-call]
         logits, tokens, temperature, mask, extras
     )
@@ -68,7 +68,7 @@ class _InplaceTokenStats(torch.autograd.Function):
         gradient = logits.detach()
         per_row = (*row_stats, grad_logp, grad_entropy, grad_lse)
         native.token_stats_backward(logits, tokens, temperature, mask, *per_row, out=gradient)
-        # The kernel's writes go past autograd. From here on, whoever saved these logits, this
-        # function included, is told by PyTorch that they have changed.
+        # Autograd does not see the kernel's writes. With the version incremented, PyTorch reports
+        # to whoever saved these logits, this function included, that they have changed.
         torch.autograd.graph.increment_version(logits)
         return gradient, None, None, None, None

@@ -1,4 +1,4 @@
-"""What the arguments of the operators must be, and the error when one is not."""
+"""Argument checks of the operators."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ STATS_DTYPE = {
 }
 
 
-# No temperature below is one that divides logits to any purpose, and the gradient, of the size of
-# 1/τ, would leave the range of the dtype.
+# A smaller temperature serves no purpose, and the gradient, which is of the size of 1/τ, would
+# leave the range of the dtype.
 LEAST_TEMPERATURE = {torch.float32: 1e-32, torch.float64: 1e-290}
 
 
 def check_tensors(**tensors: object) -> None:
-    """Raise TypeError for what is no tensor; a mask may be None."""
+    """Raise TypeError for an argument that is not a tensor; a mask may be None."""
     for name, value in tensors.items():
         if not isinstance(value, Tensor) and not (name == "mask" and value is None):
             raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
 
 
 def check_whole(name: str, value: object, *, at_least: int) -> None:
-    """Raise TypeError or ValueError unless a size is a whole number that fits 64 bits."""
+    """Raise TypeError or ValueError unless a size is an integer that fits into 64 bits."""
     if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
         raise TypeError(f"{name}: expected a whole number, got {value!r}")
     if value < at_least or value >= 2**63:
@@ -65,12 +65,12 @@ def check_flag(name: str, value: object) -> None:
 
 
 def has_data(tensor: Tensor) -> bool:
-    """Whether it has values to read, which it lacks under FakeTensorMode and on "meta"."""
+    """Whether the tensor has values to read: not so under FakeTensorMode and on "meta"."""
     return tensor.untyped_storage().device.type != "meta"
 
 
 def check_scale(name: str, value: object) -> None:
-    """Raise TypeError or ValueError unless gradients can be multiplied and divided by it."""
+    """Raise TypeError or ValueError unless gradients can be multiplied and divided by the scale."""
     if isinstance(value, Tensor):
         if value.ndim > 0 or value.requires_grad:
             raise ValueError(
@@ -85,7 +85,7 @@ def check_scale(name: str, value: object) -> None:
 
 
 def check_real(name: str, tensor: Tensor) -> None:
-    """Raise ValueError for a tensor without data, as under FakeTensorMode."""
+    """Raise ValueError for a tensor without values, for example under FakeTensorMode."""
     if not has_data(tensor):
         raise ValueError(f"{name}: expected a tensor with data, got a fake or meta tensor")
 
@@ -93,7 +93,7 @@ def check_real(name: str, tensor: Tensor) -> None:
 def check_inputs(logits: Tensor, tokens: Tensor, temperature: Tensor, mask: Tensor | None) -> None:
     """Raise TypeError or ValueError, naming the argument, unless shapes, dtypes and devices fit.
 
-    Looks at no value, so that it serves real and fake tensors alike.
+    Reads no values, so it works for real and fake tensors.
     """
     if logits.dtype not in STATS_DTYPE:
         raise TypeError(
@@ -136,9 +136,9 @@ def check_inputs(logits: Tensor, tokens: Tensor, temperature: Tensor, mask: Tens
 def check_rows(tokens: Tensor, temperature: Tensor, mask: Tensor | None, vocab: int | None) -> None:
     """On the CPU, raise ValueError for the first unmasked row whose token or temperature is bad.
 
-    For operators that hand the kernels parts of a batch, whose own error would count the position
-    within the part. On CUDA such a row is NaN, for finding it would wait for the device. With
-    vocab None, tokens may be as large as they like.
+    For operators that pass the kernels parts of a batch: the kernel's own error would give the
+    position within the part. On CUDA such a row becomes NaN, because a check would wait for the
+    device. With vocab None, tokens have no upper bound.
     """
     if tokens.device.type != "cpu":
         return
@@ -153,7 +153,7 @@ def check_rows(tokens: Tensor, temperature: Tensor, mask: Tensor | None, vocab: 
 
 
 def raise_bad_row(row: int, tokens: Tensor, temperature: Tensor, vocab: int | None) -> NoReturn:
-    """Raise ValueError for a row, counted flat, whose token or temperature is out of range."""
+    """Raise ValueError for the bad token or temperature of the row with this flat index."""
     position = [int(i) for i in torch.unravel_index(torch.tensor(row, device="cpu"), tokens.shape)]
     where = f"[{', '.join(map(str, position))}]"
     token = int(tokens.flatten()[row])
@@ -167,7 +167,7 @@ def raise_bad_row(row: int, tokens: Tensor, temperature: Tensor, vocab: int | No
 
 
 def temperature_tensor(temperature: float | Tensor, like: Tensor) -> Tensor:
-    """A temperature, 0-d if it was a number, in the dtype of the statistics of `like`.
+    """The temperature as a tensor in the statistics dtype of `like`, 0-d if it was a number.
 
     Raises:
         TypeError, ValueError: neither a number nor a tensor, or a tensor that requires a gradient.
@@ -186,8 +186,8 @@ def temperature_tensor(temperature: float | Tensor, like: Tensor) -> Tensor:
     dtype = STATS_DTYPE.get(like.dtype, torch.float32)
     if not torch.compiler.is_compiling():
         return torch.full((), temperature, dtype=dtype, device=like.device)
-    # torch.full would make the number a constant of the graph, compiled anew for every temperature;
-    # that of a product is an input.
+    # torch.full would make the number a constant of the graph, which would be recompiled for every
+    # temperature; the factor of a product is an input.
     return torch.ones((), dtype=dtype, device=like.device) * (temperature * 1.0)
 
 
@@ -197,6 +197,6 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def is_dtensor(tensor: Tensor) -> TypeGuard[DTensor]:
-    """Whether it is one. There is none before its module, slow to import, has been imported."""
+    """Whether it is a DTensor; does not import its module, which is slow to load."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)

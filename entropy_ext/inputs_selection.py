@@ -28,7 +28,7 @@ __all__ = [
 
 
 def check_tensors(required: dict[str, object], **optional: object) -> None:
-    """Raise TypeError unless all, by name, are tensors, or None where they are optional."""
+    """Raise TypeError unless all arguments, by name, are tensors; optional ones may be None."""
     for name, value in (required | optional).items():
         if not isinstance(value, Tensor) and (value is not None or name in required):
             raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
@@ -44,7 +44,7 @@ def check_tokens(
     """Raise unless all tensors have the shape and device of the first value.
 
     Args:
-        values: by name; float32 or float64, all alike. The first is not None.
+        values: by name; float32 or float64, all of the same dtype. The first is not None.
         mask: bool or None.
         flags: by name; bool or None.
         token_ids: int64 or None.
@@ -92,12 +92,12 @@ def check_number(
     at_most: float = math.inf,
     finite: bool = True,
 ) -> None:
-    """Raise TypeError or ValueError unless it is a number, at_least ≤ value ≤ at_most, and finite.
+    """Raise TypeError or ValueError unless it is a finite number and at_least ≤ value ≤ at_most.
 
-    With finite=False infinity is one, too.
+    With finite=False, infinity is allowed too.
     """
     _check_real(name, value)
-    # Comparisons alone, which torch.compile traces where the number is an input of the graph.
+    # Comparisons only: torch.compile can trace them if the number is an input of the graph.
     if not (at_least <= value <= at_most and (-math.inf < value < math.inf or not finite)):
         raise ValueError(
             f"{name}: expected a {'finite ' if finite else ''}number in "
@@ -123,9 +123,9 @@ def _check_real(name: str, value: object) -> None:
 
 
 def check_stored(tensors: dict[str, Tensor | None]) -> None:
-    """Raise ValueError for a tensor that stands for values without having any.
+    """Raise ValueError for a fake or meta tensor.
 
-    With a group no operator stands between such a tensor and the kernels.
+    With a group the kernels are called directly, without an operator that would handle it.
     """
     for name, value in tensors.items():
         if value is None:
@@ -154,16 +154,16 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
 
 
 def seed_tensor(seed: int | Tensor, device: torch.device) -> Tensor:
-    """The seed as a 0-d int64 tensor on the device, without waiting for it.
+    """The seed as a 0-d int64 tensor on the device, without waiting for the device.
 
     Raises:
-        TypeError, ValueError: not an int nor a 0-d int64 tensor on that device.
+        TypeError, ValueError: neither an int nor a 0-d int64 tensor on that device.
     """
     if isinstance(seed, int):
         if not -(2**63) <= seed < 2**63:
             raise ValueError(f"seed: expected an int of 64 bits, got {seed}")
-        # A product, for torch.compile then takes the number as an input; torch.full would make it
-        # a constant of the graph, compiled anew for every seed.
+        # A product, because torch.compile then takes the number as an input; torch.full would make
+        # it a constant of the graph, which would be recompiled for every seed.
         return torch.ones((), dtype=torch.int64, device=device) * seed
     if not isinstance(seed, Tensor):
         raise TypeError(f"seed: expected an int or a tensor, got {type(seed).__name__}")
@@ -184,9 +184,9 @@ def check_seed(seed: Tensor, device: torch.device) -> None:
 def raise_bad_token(
     position: int, values: dict[str, Tensor | None], *, nan: bool = False
 ) -> NoReturn:
-    """Raise ValueError for a token, counted flat, with the first of its values that is in error.
+    """Raise ValueError for the token with this flat index, naming the first of its bad values.
 
-    In error is one that is not finite, with nan one that is NaN.
+    A value is bad if it is not finite; with nan=True, only if it is NaN.
     """
     for name, value in values.items():
         if value is None:

@@ -1,4 +1,4 @@
-"""Token statistics straight from hidden states, without logits for all tokens at once."""
+"""Token statistics from hidden states, without forming the logits of all tokens at once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from entropy_ext.token_stats import TokenStats
 
 __all__ = ["linear_token_loss", "linear_token_stats"]
 
-# Entries of a half-precision gradient that are scaled in float32 at a time.
+# Number of entries of a half-precision gradient that are scaled in float32 at a time.
 _SCALED_AT_ONCE = 1 << 22
 
 ChunkLoss = Callable[[TokenStats, slice], Tensor]
@@ -50,11 +50,12 @@ def linear_token_stats(
     chunk_tokens: int | None = None,
     extras: bool = False,
 ) -> TokenStats:
-    """token_stats of hidden·weightᵀ + bias, with one chunk of logits in memory at a time.
+    """token_stats of hidden·weightᵀ + bias, with only one chunk of logits in memory at a time.
 
     Gradient flows to hidden, weight and bias through logp, entropy and lse, as in `token_stats`:
-    dhidden = dz·weight, dweight = dzᵀ·hidden, dbias = Σ dz. Logits are formed once more for it,
-    four matrix products in all; `linear_token_loss` needs three. Sums over chunks are float32.
+    dhidden = dz·weight, dweight = dzᵀ·hidden, dbias = Σ dz. The backward pass forms the logits
+    again, so there are four matrix products in total; `linear_token_loss` needs three. Sums over
+    chunks are float32.
 
     Args:
         hidden: [..., D] float32, bfloat16, float16 or float64.
@@ -63,14 +64,14 @@ def linear_token_stats(
         bias: [V], of the same dtype.
         temperature: τ > 0, a number or a [...] tensor of float32 (float64 for float64 hidden).
         mask: [...] bool; where it is False, hidden may hold anything and receives gradient 0.
-        chunk_tokens: tokens per chunk; None takes what fits 256 MiB of logits, on CUDA 1 GiB.
+        chunk_tokens: tokens per chunk; None: as many as fit in 256 MiB of logits (CUDA: 1 GiB).
         extras: also return collision, collision_logp, varentropy and max_logp.
 
     Returns:
         TokenStats of [...] tensors, float32 (float64 for float64 hidden).
 
     Raises:
-        TypeError, ValueError: as `token_stats`; hidden, weight and bias that do not fit.
+        TypeError, ValueError: as `token_stats`; hidden, weight and bias that do not match.
     """
     tau = _checked_temperature(hidden, weight, tokens, bias, temperature, mask)
     check_flag("extras", extras)
@@ -96,35 +97,35 @@ def linear_token_loss(
     extras: bool = False,
     grad_scale: float | Tensor = 1.0,
 ) -> tuple[Tensor, TokenStats]:
-    """A loss of token statistics and all gradients, while each chunk's logits exist.
+    """A loss of token statistics, whose gradients are formed while each chunk's logits exist.
 
-    loss = Σᵢ token_loss(statsᵢ), with statsᵢ of z = hidden·weightᵀ + bias as in `token_stats`.
+    loss = Σᵢ token_loss(statsᵢ), with statsᵢ = `token_stats` of z = hidden·weightᵀ + bias.
 
-    Gradient flows to hidden, weight and bias; it is formed in the forward pass, three matrix
-    products in all, and scaled in the backward pass. Nothing flows anywhere else: a token_loss
-    whose value depends on another tensor that requires a gradient is refused.
+    Gradient flows to hidden, weight and bias; it is computed in the forward pass, with three matrix
+    products in total, and scaled in the backward pass. No gradient flows anywhere else: a
+    token_loss whose value depends on another tensor that requires a gradient is refused.
 
-    A loss that needs numbers of the whole batch (moments, a selection, a normaliser) takes them
-    from `linear_token_stats` under no_grad first; token_loss then reads them at `rows`.
+    If the loss needs statistics of the whole batch (moments, a selection, a normaliser), compute
+    them first with `linear_token_stats` under no_grad; token_loss then indexes them with `rows`.
 
     Args:
         hidden, weight, tokens, bias, temperature, mask, chunk_tokens, extras: as in
             `linear_token_stats`.
-        token_loss: (stats, rows) → loss [n]: the share of each token in the final loss, normaliser
-            included. stats are those of the n tokens at `rows`, a slice of the flattened tokens.
-            Called once per chunk, in order.
-        align: chunks begin at multiples of so many tokens: T for hidden [B, T, D], where
-            token_loss looks at whole sequences.
-        grad_scale: gradients are stored times this, a number or a 0-d tensor, and divided by it in
-            the backward pass. For float16, where small gradients would be lost before a scaled
-            loss could save them: the scale of the loss, such as GradScaler.get_scale().
+        token_loss: (stats, rows) → loss [n]: the contribution of each token to the final loss,
+            including the normaliser. stats are those of the n tokens at `rows`, a slice of the
+            flattened tokens. Called once per chunk, in order.
+        align: chunks begin at multiples of this number of tokens; use T for hidden [B, T, D] if
+            token_loss needs whole sequences.
+        grad_scale: a number or a 0-d tensor; gradients are stored multiplied by it, and divided by
+            it in the backward pass. In float16, where small gradients would underflow before the
+            scale of the loss is applied, pass that scale, such as GradScaler.get_scale().
 
     Returns:
-        The sum of the losses, 0-d, and TokenStats of [...] tensors without gradient.
+        The sum of the losses, 0-d, and TokenStats of [...] tensors that carry no gradient.
 
     Raises:
-        TypeError, ValueError: as `linear_token_stats`; a token_loss of another shape than [n], or
-            that depends on another tensor with a gradient.
+        TypeError, ValueError: as `linear_token_stats`; a token_loss whose shape is not [n], or that
+            depends on another tensor that requires a gradient.
     """
     tau = _checked_temperature(hidden, weight, tokens, bias, temperature, mask)
     check_flag("extras", extras)
@@ -146,7 +147,7 @@ def _call(*arguments: Any) -> tuple[Tensor, ...]:
     return results
 
 
-# It calls the user's function chunk by chunk, between kernels that the compiler cannot look into.
+# The user's function is called for each chunk, between kernels that are opaque to the compiler.
 _apply = torch.compiler.disable(_call, reason="linear_token_loss runs outside torch.compile")
 
 
@@ -193,7 +194,7 @@ class _LinearTokenLoss(torch.autograd.Function):
                         logits, *row_inputs, stats[1], row_max, row_sum, *grads, out=logits
                     )
                 gradients.add(rows, inputs, logits)
-        # Their values are not needed again; with create_graph the gradients are tied to them.
+        # Their values are not needed again, but with create_graph the gradients are tied to them.
         ctx.save_for_backward(hidden, weight, bias)
         ctx.gradients = (gradients.hidden, gradients.weight, gradients.bias)
         ctx.grad_scale = grad_scale
@@ -209,7 +210,7 @@ class _LinearTokenLoss(torch.autograd.Function):
                 "linear_token_loss: backward was called before, and its gradients were handed out; "
                 "call linear_token_loss again"
             )
-        # Handed out, not copied: they are the largest thing in memory.
+        # Handed out instead of copied, because they are the largest tensors in memory.
         factor = grad_loss / ctx.grad_scale
         for gradient in ctx.gradients:
             if gradient is not None:
@@ -219,7 +220,7 @@ class _LinearTokenLoss(torch.autograd.Function):
 
 
 def _scale(gradient: Tensor, factor: Tensor) -> None:
-    """gradient *= factor, the factor not rounded to half precision."""
+    """gradient *= factor, without rounding the factor to half precision."""
     if gradient.dtype in (torch.float32, torch.float64):
         gradient.mul_(factor)
         return
@@ -236,7 +237,7 @@ def _loss_and_gradients(
     record: bool,
     grad_scale: float | Tensor,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """This chunk's share of the loss, and its scaled gradients by logp, entropy and lse."""
+    """The loss of this chunk, and its scaled gradients with respect to logp, entropy and lse."""
     leaves = [x.detach().requires_grad_(record) for x in stats]
     with torch.set_grad_enabled(record):
         loss = token_loss(TokenStats(*leaves, *(extra.unbind() if extras else ())), rows)
@@ -267,10 +268,10 @@ def _checked_temperature(
     temperature: float | Tensor,
     mask: Tensor | None,
 ) -> Tensor:
-    """The temperature as a tensor, all arguments' types and shapes having been checked."""
+    """Checks the types and shapes of all arguments; returns the temperature as a tensor."""
     check_projection(hidden, weight, bias)
     check_tensors(tokens=tokens, mask=mask)
     tau = temperature_tensor(temperature, hidden)
-    # The checks of token_stats, on logits that take no memory.
+    # The checks of token_stats, on logits that occupy no memory.
     check_inputs(hidden.detach()[..., :1], tokens, tau, mask)
     return tau

@@ -1,7 +1,7 @@
-"""Checks, allocation, device guard and stream around one call of the compiled module each.
+"""For each kernel: checks, allocation, device guard and stream around one call of the module.
 
-The only file that knows both torch tensors and raw addresses. Its functions do not record
-gradients; ops.py makes operators of them.
+This is the only file that handles both torch tensors and raw addresses. Its functions do not record
+gradients; ops.py registers them as operators.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ __all__ = [
 
 _DTYPE_CODE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
-# Below this the first touch of a gradient's memory costs too little to keep the memory.
+# For smaller gradients, page faults cost too little to make reusing the memory worthwhile.
 _KEPT_BYTES = 16 << 20
 
 
 def empty_results(
     logits: Tensor, extras: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """What token_stats_forward returns, not filled in; the fake operator's whole answer."""
+    """The results of token_stats_forward, uninitialised, as the fake operator returns them."""
     lead, dtype = logits.shape[:-1], STATS_DTYPE[logits.dtype]
     logp, entropy, lse, row_max, row_sum = (logits.new_empty(lead, dtype=dtype) for _ in range(5))
     extra = logits.new_empty((4, *lead) if extras else (0,), dtype=dtype)
@@ -50,10 +50,10 @@ def empty_results(
 def token_stats_forward(
     logits: Tensor, tokens: Tensor, temperature: Tensor, mask: Tensor | None, extras: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """One read of logits [..., V] → logp, entropy, lse, row_max, row_sum [...], extras [4, ...].
+    """Logits [..., V] → logp, entropy, lse, row_max, row_sum [...], extras [4, ...], in one read.
 
-    row_max = max z and row_sum = Σ exp((z − max z)/τ) are what the backward pass starts from.
-    The last result is empty unless extras is true.
+    row_max = max z and row_sum = Σ exp((z − max z)/τ) are inputs of the backward pass. The last
+    result is empty unless extras is true.
 
     Raises:
         TypeError, ValueError: see check_inputs; on the CPU also for a token or a temperature out
@@ -97,15 +97,15 @@ def token_stats_backward(
     *,
     out: Tensor | None = None,
 ) -> Tensor:
-    """One read of logits and one write of their gradient [..., V].
+    """The gradient of the logits, [..., V], in one read of the logits and one write.
 
     dzᵢ = (1/τ)[g_logp(1[i = token] − pᵢ) − g_entropy·pᵢ(ln pᵢ + H) + g_lse·pᵢ]
 
     Args:
         logits, tokens, temperature, mask: as in the forward pass.
-        entropy, row_max, row_sum: [...], what the forward pass returned.
+        entropy, row_max, row_sum: [...], as returned by the forward pass.
         grad_logp, grad_entropy, grad_lse: [...], upstream gradients in the dtype of the statistics.
-        out: contiguous, like logits; where to write. Default: memory of its own.
+        out: where to write the gradient: contiguous, like logits. Default: newly allocated.
     """
     check_inputs(logits, tokens, temperature, mask)
     if out is None:
@@ -139,7 +139,7 @@ def token_stats_backward(
 
 
 def _empty_gradient(logits: Tensor) -> Tensor:
-    """Contiguous, of the logits' shape; on a CPU in memory that the last gradient left, if any."""
+    """An empty contiguous tensor like the logits; on a CPU, in the memory of a freed gradient."""
     nbytes = logits.numel() * logits.itemsize
     if logits.is_cuda or nbytes < _KEPT_BYTES or not sys.platform.startswith("linux"):
         return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
@@ -148,7 +148,7 @@ def _empty_gradient(logits: Tensor) -> Tensor:
 
 
 def device_guard(logits: Tensor) -> AbstractContextManager[object]:
-    """Makes the device of the logits the current one."""
+    """A context in which the device of the logits is the current one."""
     check_real("logits and tokens", logits)
     if logits.is_cuda:
         return torch.cuda.device(logits.device)
@@ -158,7 +158,7 @@ def device_guard(logits: Tensor) -> AbstractContextManager[object]:
 
 
 def _leading_layout(logits: Tensor) -> tuple[list[int], list[int]]:
-    """Sizes and strides of the leading dimensions, neighbours merged where strides allow."""
+    """Sizes and strides of the leading dimensions, merged where the strides allow it."""
     sizes: list[int] = []
     strides: list[int] = []
     for size, stride in zip(logits.shape[:-1], logits.stride()[:-1], strict=True):
@@ -181,7 +181,7 @@ def _leading_layout(logits: Tensor) -> tuple[list[int], list[int]]:
 def row_arguments(
     logits: Tensor, tokens: Tensor, temperature: Tensor, mask: Tensor | None
 ) -> dict[str, Any]:
-    """What every call is told: the logits, one number of each kind per row, and where to run."""
+    """The arguments of every call: the logits, the numbers per row, and where to run."""
     sizes, strides = _leading_layout(logits)
     return {
         "dtype": _DTYPE_CODE[logits.dtype],
@@ -201,7 +201,7 @@ def row_arguments(
 
 
 def _forward_scratch(logits: Tensor) -> Tensor | None:
-    """Room for the partial moments of rows that several CUDA blocks share."""
+    """Scratch memory for the partial moments of rows that several CUDA blocks share."""
     if not logits.is_cuda:
         return None
     size = _core.forward_scratch_bytes(

@@ -1,7 +1,7 @@
 """Moments and selection: checks, allocation and the calls of the compiled module.
 
-As in native.py, no gradient is recorded and ops_selection.py makes operators of it. With a group,
-which no operator takes, ranks add up their counters between the calls.
+As in native.py, no gradient is recorded; ops_selection.py registers the operators. With a group,
+which no operator accepts, the ranks add up their counters between the calls.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def token_moments(logp: Tensor, advantages: Tensor, mask: Tensor | None) -> Tens
 
 
 def merge_moments(parts: Tensor) -> Tensor:
-    """Sums of several calls or ranks, float64 [n, 12], added in their order → [12]."""
+    """Adds the sums of several calls or ranks, float64 [n, 12] → [12], in the given order."""
     sums = parts.new_empty(MOMENT_SUMS)
     parts = parts.contiguous()
     with device_guard(parts):
@@ -123,7 +123,7 @@ def covariance(logp: Tensor, advantages: Tensor, mask: Tensor | None, sums: Tens
 
 
 def check_sums(sums: Tensor, like: Tensor) -> None:
-    """Raise ValueError unless sums are those of token_moments, on the device of the tokens."""
+    """Raise ValueError unless sums look like those of token_moments and are on the right device."""
     if (sums.shape, sums.dtype) != (torch.Size([MOMENT_SUMS]), torch.float64):
         raise ValueError(
             f"moments: expected float64 sums of shape [{MOMENT_SUMS}], "
@@ -141,7 +141,7 @@ def clipped_tokens(
     clip_low: float,
     clip_high: float,
 ) -> Tensor:
-    """Where the PPO clip binds: −A·clip(ρ, 1 − low, 1 + high) > −A·ρ, bool."""
+    """Where the PPO clip is active: −A·clip(ρ, 1 − low, 1 + high) > −A·ρ, bool."""
     check_tokens({"logp": logp, "old_logp": old_logp, "advantages": advantages}, mask=mask)
     logp, old_logp, advantages, mask = contiguous(logp, old_logp, advantages, mask)
     clipped = torch.empty_like(logp, dtype=torch.bool)
@@ -174,16 +174,16 @@ def select(
     seed: Tensor | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """The radix selection of csrc/token_selection.h, bool: one call, or with a group one a pass.
+    """The radix selection of csrc/token_selection.h, bool: one call, or one per pass with a group.
 
     Args:
-        name: of the values, for errors.
+        name: name of the values, for error messages.
         seed: 0-d int64; for Order.RANDOM.
 
     Raises:
         TypeError, ValueError: see check_tokens; on the CPU also NaN in a valid token, and token_ids
-            that repeat where the last chosen one is among them. With a group these are raised once
-            this rank has taken part in the whole selection.
+            that repeat, if the last chosen one is among them. With a group, these errors are raised
+            after this rank has taken part in the whole selection.
     """
     check_stored({name: values, "mask": mask, "clipped": excluded, "token_ids": token_ids})
     check_tokens({name: values}, mask=mask, flags={"clipped": excluded}, token_ids=token_ids)
@@ -244,9 +244,9 @@ def select(
 
 
 def _check_unique(counters: Tensor, states: Tensor) -> None:
-    """Raise ValueError where all digits of the threshold left more tokens than were to be chosen.
+    """Raise ValueError if more tokens share the complete threshold key than were to be chosen.
 
-    Such tokens have one value and one id. The counts are those of the whole group.
+    Such tokens have the same value and the same id. The counts are those of the whole group.
     """
     need, _, resolved, *_ = states[-2].tolist()
     if resolved:

@@ -1,6 +1,6 @@
-"""The statistics over the kept ids: allocation and one call of the compiled module each.
+"""The statistics over the kept ids: allocation, and calls of the compiled module.
 
-They run after those of native.py, on the same rows. As there, no gradient is recorded.
+These functions run after those of native.py, on the same rows. No gradient is recorded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["empty_stats", "support_backward", "support_forward"]
 
 
 def empty_stats(logits: Tensor, given: bool) -> Tensor:
-    """What support_forward returns, not filled in; empty without a support."""
+    """The result of support_forward, uninitialised; an empty tensor without a support."""
     dtype = STATS_DTYPE[logits.dtype]
     return logits.new_empty((5, *logits.shape[:-1]) if given else (0,), dtype=dtype)
 
@@ -30,7 +30,7 @@ def support_forward(
     offsets: Tensor,
     ids: Tensor,
 ) -> Tensor:
-    """support_logp, support_entropy and what the backward pass starts from, in one tensor [5, ...].
+    """support_logp, support_entropy and three inputs of the backward pass, in one tensor [5, ...].
 
     Follows native.token_stats_forward, which checks the other arguments.
 
@@ -73,14 +73,14 @@ def support_backward(
     *,
     out: Tensor,
 ) -> None:
-    """Overwrite the kept entries of the gradient that native.token_stats_backward left in out.
+    """Overwrites the kept entries of the gradient that native.token_stats_backward wrote to out.
 
-    There comes (1/τ)[g_support_logp(1[i = token] − qᵢ) − g_support_entropy·qᵢ(ln qᵢ + H_K)] to dzᵢ.
+    Adds (1/τ)[g_support_logp(1[i = token] − qᵢ) − g_support_entropy·qᵢ(ln qᵢ + H_K)] to dzᵢ.
 
     Args:
-        logits, …, grad_lse: as there; out must not overlap logits.
+        logits, …, grad_lse: as in that function; out must not overlap logits.
         offsets, ids: as in the forward pass.
-        stats: [5, ...], what the forward pass returned.
+        stats: [5, ...], as returned by the forward pass.
         grad_stats: [5, ...], upstream gradients of its first two; the others are not read.
     """
     check_support(offsets, ids, rows=tokens.numel(), device=logits.device)

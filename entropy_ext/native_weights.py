@@ -82,12 +82,12 @@ def steer_weights(
     """STEER weights, 0 off the mask.
 
     Args:
-        scale: float64 [2], (M_min, M_max) in place of the range of these tokens, or None.
+        scale: float64 [2], (M_min, M_max), replaces the range of these tokens; or None.
 
     Raises:
         TypeError, ValueError: see check_tokens; on the CPU also an input of a valid token that is
-            not finite (with a group, once this rank has taken part in finding the range), or a
-            scale that is no range.
+            not finite (with a group, raised after this rank has taken part in finding the range),
+            or a scale that is not a valid range.
     """
     values = {
         "logp": logp,
@@ -120,11 +120,12 @@ def steer_weights(
         if logp.numel() > 0:
             bad = _core.steer_range(**arguments, range=extremes.data_ptr())
         if scale is not None:
-            # Numbers that are not negative have the order of their bits; + 0 turns −0 into 0.
+            # Non-negative floats are ordered like their bits; + 0 turns −0 into 0.
             least, greatest = (scale + 0.0).view(torch.int64).unbind()
             extremes = torch.stack([greatest, _INT64_MAX - least])
             if scale.is_cuda:
-                # Where the CPU has raised: M, which stands in the weights so far, becomes NaN.
+                # Where the CPU would have raised an error, M, which the weights hold so far,
+                # becomes NaN.
                 ordered = (scale[0] >= 0) & (scale[0] <= scale[1]) & (scale[1] < math.inf)
                 weights.masked_fill_(~ordered, math.nan)
         elif group is not None:

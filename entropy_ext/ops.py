@@ -1,7 +1,7 @@
 """The kernels as torch operators: entropy_ext::token_stats_forward and …_backward.
 
-The backward pass is an operator too, so that torch.compile sees both; it has no gradient of its
-own, and differentiating it raises.
+The backward pass is an operator too, so that torch.compile sees both. It has no gradient of its
+own, and differentiating it raises an error.
 """
 
 from __future__ import annotations
@@ -99,9 +99,9 @@ def _(logits: Tensor, *_: Tensor | None) -> Tensor:
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Results) -> None:
     logits, tokens, temperature, mask, _, support_offsets, support_ids = inputs
     _, entropy, _, row_max, row_sum, _, support_stats = output
-    # One tensor of zeros does for all results that the loss does not use.
+    # One tensor of zeros serves for all results that the loss does not use.
     ctx.set_materialize_grads(False)
-    # Logits are kept, not probabilities: the backward pass forms those again in registers.
+    # Logits are kept instead of probabilities, which the backward pass recomputes in registers.
     ctx.save_for_backward(
         *(logits, tokens, temperature, mask, entropy, row_max, row_sum),
         *((support_offsets, support_ids, support_stats) if support_ids is not None else ()),

@@ -65,7 +65,7 @@ def linear_token_stats_backward(
     needs: list[bool],
     chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of hidden, weight and bias; empty where not needed. Logits are formed again."""
+    """Gradients of hidden, weight and bias; empty where not needed. The logits are formed again."""
     gradients = Gradients(hidden, weight, bias, needs, chunk)
     per_token = [
         x.reshape(-1) for x in (entropy, row_max, row_sum, grad_logp, grad_entropy, grad_lse)

@@ -1,6 +1,6 @@
 """Moments, selection and weights as torch operators, entropy_ext::covariance and so on.
 
-None has a gradient: their inputs are to be detached.
+None of them has a gradient; callers detach the inputs.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def steer_weights(
     lambda_max: float,
     floor: float,
 ) -> Tensor:
-    """STEER weights; scale: float64 [2], (M_min, M_max), in place of these tokens' range."""
+    """STEER weights; scale, float64 [2], (M_min, M_max), replaces the range of these tokens."""
     return native_weights.steer_weights(
         logp,
         old_logp,
@@ -259,7 +259,7 @@ def policy_selection(
     lambda_min: float,
     floor: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Covariance, Clip-Cov's choice and STEER weights: what policy_stats does with its tokens."""
+    """Covariance, Clip-Cov selection and STEER weights, as policy_stats computes them."""
     if sums is None:
         sums = native.token_moments(logp, advantages, mask)
     cov = native.covariance(logp, advantages, mask, sums)

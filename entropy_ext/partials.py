@@ -1,4 +1,4 @@
-"""What one shard of the vocabulary knows of a row, and what the row is from all shards."""
+"""Partial statistics of a row from one shard of the vocabulary, and their merge over all shards."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ class MergedRows(NamedTuple):
     row_sum: Tensor
     """Σ exp((z − row_max)/τ)"""
     token_logit: Tensor
-    """z[token]; NaN where no shard holds the token"""
+    """z[token]; NaN if no shard holds the token"""
 
 
 def partials(logits: Tensor, local: Tensor, temperature: Tensor, mask: Tensor | None) -> Tensor:
     """[4, ...] float64: M = max z, Σ exp((z − M)/τ), entropy of these columns alone, and z[token].
 
-    A shard of −inf only, or of no columns, has M = −inf and Σ = 0. z[token] is NaN where another
+    A shard with only −inf, or without columns, has M = −inf and Σ = 0. z[token] is NaN if another
     shard holds the token.
 
     Args:
         logits: [..., Vₛ], this shard's columns.
-        local: [...] int64, the token's column in this shard; outside [0, Vₛ): in another.
+        local: [...] int64, the token's column in this shard; outside [0, Vₛ) if another shard has
+            it.
         temperature, mask: as in `token_stats`.
     """
     columns = logits.shape[-1]
@@ -58,7 +59,7 @@ def partials(logits: Tensor, local: Tensor, temperature: Tensor, mask: Tensor | 
 def merge_partials(
     shards: Sequence[Tensor], temperature: Tensor, mask: Tensor | None
 ) -> MergedRows:
-    """Whole rows from what `partials` gave for each shard, added in the order given.
+    """Statistics of whole rows from the `partials` of each shard, added in the given order.
 
     M = max Mₛ,  Σ = Σₛ fₛ with fₛ = Σₛ·exp((Mₛ − M)/τ),  wₛ = fₛ/Σ,  H = Σₛ wₛ(Hₛ − ln wₛ).
     """
@@ -66,13 +67,13 @@ def merge_partials(
     row_max = torch.stack([shard[0] for shard in shards]).amax(0)
     shares = []
     for maximum, total, _, _ in shards:
-        # Equal maxima first, for two infinities have no difference.
+        # Equal maxima first, because the difference of two infinities is NaN.
         shift = torch.where(maximum == row_max, 0.0, (maximum - row_max) / tau)
         shares.append((shift, total * shift.exp()))
     row_sum = torch.zeros_like(row_max)
     for _, share in shares:
         row_sum = row_sum + share
-    # A sum of 0 is a row of −inf only, the softmax of nothing.
+    # A sum of 0 means a row of only −inf, which has no softmax.
     log_sum = torch.where(row_sum == 0, math.nan, row_sum.log())
 
     entropy = torch.zeros_like(row_max)

@@ -1,4 +1,4 @@
-"""policy_stats: logits → statistics, covariance, Clip-Cov's choice and STEER's weights at once."""
+"""policy_stats: statistics, covariance, Clip-Cov selection and STEER weights in one call."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ __all__ = ["PolicyStats", "policy_stats"]
 
 
 class PolicyStats(NamedTuple):
-    """The fields of TokenStats, and what is chosen and weighed by them, each [...].
+    """The fields of TokenStats, and the selection and weights computed from them, each [...].
 
-    Gradient flows to the logits through logp, entropy and lse only. The four extras are None but
-    for steer_form="exact"; the two of a support, which policy_stats does not take, always.
+    Gradient flows to the logits through logp, entropy and lse only. The four extras are None unless
+    steer_form="exact". The two fields of a support are always None, because policy_stats takes
+    none.
     """
 
     logp: Tensor
@@ -73,8 +74,8 @@ def policy_stats(
 ) -> PolicyStats:
     """token_stats, covariance, clip_cov and steer_weights in one read of the logits.
 
-    Tokens where the PPO clip binds, −A·clip(ρ, 1 − clip_low, 1 + clip_high) > −A·ρ, are not
-    candidates of Clip-Cov. STEER takes the entropy of these logits and the exponential map.
+    Tokens where the PPO clip is active, −A·clip(ρ, 1 − clip_low, 1 + clip_high) > −A·ρ, are not
+    candidates of Clip-Cov. STEER uses the entropy of these logits and the exponential map.
 
     Gradient flows to logits through logp, entropy and lse only. "The Entropy Mechanism of
     Reinforcement Learning for Reasoning Language Models" (arXiv 2505.22617), "Rethinking Entropy
@@ -87,9 +88,9 @@ def policy_stats(
         mask: [...] bool, or None: all tokens are valid.
         old_logp: [...], nats, dtype of advantages; None: ρ = 1 and nothing is clipped.
         temperature: τ > 0, a number or [...].
-        moments: means for the covariance, see covariance().
-        clip_low, clip_high: bounds of the PPO clip, 1 − clip_low and 1 + clip_high; an infinite
-            clip_high binds nothing.
+        moments: source of the means for the covariance, see covariance().
+        clip_low, clip_high: the PPO clip is [1 − clip_low, 1 + clip_high]; an infinite clip_high
+            turns the upper bound off.
         fraction, bounds, seed, token_ids: see clip_cov().
         steer_form, lambda_min, floor: see steer_weights().
 

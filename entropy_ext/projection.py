@@ -1,7 +1,7 @@
-"""Chunks of tokens through the language-model head: logits into one buffer, gradients out of it.
+"""The language-model head applied to chunks of tokens, with a single buffer of logits.
 
-The matrix products are the platform's, through torch; this file decides what stands where, so that
-no more than one chunk of logits exists at a time.
+torch computes the matrix products; this file manages the memory, so that no more than one chunk of
+logits exists at a time.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from entropy_ext.inputs import STATS_DTYPE, check_whole, dtype_name, is_dtensor
 
 __all__ = ["Gradients", "Projection", "check_projection", "chunk_rows", "flatten_rows", "rows_of"]
 
-# One chunk of logits. On CUDA a smaller one would add the weight's gradient up too often.
+# Bytes of one chunk of logits. On CUDA, smaller chunks would update the weight's gradient too
+# often.
 _CHUNK_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
 _ROUND = 128
-# Rows of the weight whose half-precision gradient is formed before it joins the float32 sum.
+# Rows of the weight whose half-precision gradient is formed at a time, to be added in float32.
 _WEIGHT_ROWS = 2048
 
 
@@ -28,7 +29,7 @@ def check_projection(
     """Raise TypeError or ValueError, naming the argument, unless dtypes, shapes and devices fit.
 
     Args:
-        at_least: least V.
+        at_least: the smallest V allowed.
     """
     for name, value in (("hidden", hidden), ("weight", weight), ("bias", bias)):
         if not isinstance(value, Tensor) and not (name == "bias" and value is None):
@@ -62,16 +63,16 @@ def check_projection(
 
 
 def chunk_rows(hidden: Tensor, vocab: int, chunk_tokens: int | None, align: int = 1) -> int:
-    """Tokens per chunk: as asked for, or as many as the logits' share of memory allows.
+    """Tokens per chunk: as requested, or as many as the memory limit for logits allows.
 
     Args:
-        hidden: its device and dtype are those of the logits.
+        hidden: has the device and dtype of the logits.
         vocab: V.
         chunk_tokens: upper bound, or None.
-        align: chunks hold a multiple of so many tokens.
+        align: chunks hold a multiple of this number of tokens.
 
     Raises:
-        TypeError, ValueError: not whole numbers, align below 1, or chunk_tokens below align.
+        TypeError, ValueError: not an integer, align below 1, or chunk_tokens below align.
     """
     check_whole("align", align, at_least=1)
     if chunk_tokens is None:
@@ -107,7 +108,7 @@ def rows_of(
 
 
 class Projection:
-    """logits = hidden·weightᵀ + bias, a chunk at a time, each over the one before."""
+    """logits = hidden·weightᵀ + bias, one chunk at a time; each chunk overwrites the one before."""
 
     def __init__(
         self, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, chunk: int
@@ -121,12 +122,12 @@ class Projection:
         self._buffer = torch.empty(size, dtype=hidden.dtype, device=hidden.device)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """rows, hidden [n, D] with masked rows at 0, logits [n, V] to read or overwrite."""
+        """Yields rows, hidden [n, D] with masked rows set to 0, and logits [n, V] to overwrite."""
         for begin in range(0, len(self.hidden), self.chunk):
             rows = slice(begin, min(begin + self.chunk, len(self.hidden)))
             hidden = self.hidden[rows]
             if self.mask is not None:
-                # Padding may hold NaN, which 0·NaN would carry into the weight's gradient.
+                # Padding may hold NaN, and 0·NaN would put NaN into the weight's gradient.
                 hidden = torch.where(self.mask[rows, None], hidden, 0.0)
             logits = self._buffer[: len(hidden)]
             if self.bias is None:
@@ -137,9 +138,9 @@ class Projection:
 
 
 class Gradients:
-    """Gradients of hidden, weight and bias, summed over chunks; None for those not asked for.
+    """Gradients of hidden, weight and bias, summed over chunks; None for those not requested.
 
-    The sums over several chunks are float32 (float64 for float64), and rounded at the end.
+    Sums over several chunks are float32 (float64 for float64 inputs) and are rounded at the end.
     """
 
     def __init__(
@@ -166,7 +167,7 @@ class Gradients:
         )
 
     def add(self, rows: slice, hidden: Tensor, grad_logits: Tensor) -> None:
-        """A chunk's share, from the gradient of its logits [n, V]."""
+        """Adds the contribution of a chunk, from the gradient of its logits [n, V]."""
         if self.hidden is not None:
             flat = self.hidden.view(-1, self.hidden.shape[-1])
             torch.mm(grad_logits, self._matrix, out=flat[rows])
@@ -177,11 +178,12 @@ class Gradients:
             self._bias += grad_logits.sum(0, dtype=self._bias.dtype)
 
     def _add_product(self, total: Tensor, grad_logits: Tensor, hidden: Tensor) -> None:
-        """total += grad_logitsᵀ·hidden, the sum in the dtype of the total."""
+        """total += grad_logitsᵀ·hidden, summed in the dtype of the total."""
         if total.dtype == grad_logits.dtype:
             torch.addmm(total, grad_logits.T, hidden, beta=0 if self._first else 1, out=total)
             return
-        # PyTorch has no product of half-precision matrices that adds to a float32 one everywhere.
+        # PyTorch cannot add a product of half-precision matrices to a float32 matrix on every
+        # device.
         for begin in range(0, len(total), _WEIGHT_ROWS):
             block = slice(begin, min(begin + _WEIGHT_ROWS, len(total)))
             product = self._product[: block.stop - begin]

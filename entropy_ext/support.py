@@ -1,4 +1,4 @@
-"""Support: the token ids that a sampler kept for each token, as compressed rows."""
+"""Support: the token ids that a sampler kept at each position, as compressed rows."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from entropy_ext.top_k_top_p import kept_by, row_temperature
 __all__ = ["Support", "check_support", "row_fault"]
 
 _INT32_MAX = 2**31 - 1
-# Logits that from_top_k_top_p sorts at a time: tens of megabytes of temporaries.
+# How many logits from_top_k_top_p sorts at a time: tens of megabytes of temporary memory.
 _CHUNK = 1 << 21
 
 
 @dataclass(frozen=True, eq=False)
 class Support:
-    """The token ids that top-k and top-p sampling kept, a set for each of N rows.
+    """The token ids that top-k and top-p sampling kept: one set for each of N rows.
 
-    Row r kept ids[offsets[r]:offsets[r + 1]], strictly increasing. Rows are the leading dimensions
-    of the logits, flattened. The sampled token need not be listed: token_stats always keeps it.
+    Row r kept ids[offsets[r]:offsets[r + 1]], which are strictly increasing. Rows are the flattened
+    leading dimensions of the logits. The sampled token need not be listed: token_stats always
+    includes it.
 
     "Keep sampling mask" of DeepSeek-V3.2, arXiv 2512.02556.
     """
@@ -45,7 +46,7 @@ class Support:
         """One list of ids for each row, in any order; repeated ids count once.
 
         Raises:
-            ValueError: an id that is negative or above 2³¹ − 1, by row and value.
+            ValueError: an id that is negative or above 2³¹ − 1, naming row and value.
         """
         rows = [sorted({operator.index(i) for i in row}) for row in lists]
         for r, row in enumerate(rows):
@@ -66,24 +67,24 @@ class Support:
         temperature: float | Tensor = 1.0,
         mask: Tensor | None = None,
     ) -> Support:
-        """What top-k and then top-p leave of softmax(z/τ), by the rules of vLLM and transformers.
+        """The ids that top-k and then top-p keep of softmax(z/τ), as in vLLM and transformers.
 
-        top-k keeps every token at least as likely as the k-th, so more than k where several tie
-        with it. top-p, on what top-k left and renormalised, keeps the fewest tokens, likeliest
-        first, whose mass reaches top_p, at least one. Where equal logits straddle that boundary
-        the frameworks leave the choice to their sort; here lower ids come first. Logits of −inf
-        are never kept, nor is NaN, which takes no place among the k and has no mass. In a row with
-        logits of +inf these are equally likely and nothing else is, as at a large finite number.
+        top-k keeps every token at least as likely as the k-th, so more than k if several tie with
+        it. top-p renormalises what top-k left and keeps the smallest number of tokens, most likely
+        first, whose mass reaches top_p, but at least one. If equal logits straddle that boundary,
+        the frameworks leave the choice to their sort; here lower ids come first. Logits of −inf are
+        never kept, nor is NaN, which does not count among the k and has no mass. In a row with
+        logits of +inf, these are equally likely and all others are impossible.
 
-        Rows are taken some at a time: beside the result, extra memory does not grow with N. Waits
-        for the device, as the size of the result depends on values. No gradient.
+        Rows are processed in batches, so that temporary memory does not grow with N. Waits for the
+        device, because the size of the result depends on values. No gradient.
 
         Args:
-            logits: [..., V] floating point, V ≥ 1; computed in float32 (float64 for float64), the
-                masses summed in float64.
+            logits: [..., V] floating point, V ≥ 1; computed in float32 (float64 for float64
+                logits), with masses summed in float64.
             top_k: at least 1, or None for no limit.
-            top_p: in (0, 1]; 1 keeps all that top-k left.
-            temperature: τ > 0, a number or [...], divides the logits before either.
+            top_p: in (0, 1]; 1 keeps everything that top-k left.
+            temperature: τ > 0, a number or [...]; divides the logits before top-k and top-p.
             mask: [...] bool; rows where it is False keep nothing.
 
         Returns:
@@ -132,11 +133,11 @@ class Support:
     def rows(self, index: Tensor | slice) -> Support:
         """The rows at `index`: int64 positions, an [N] bool mask, or a slice.
 
-        Waits for the device, as the size of the result depends on values.
+        Waits for the device, because the size of the result depends on values.
 
         Raises:
             TypeError: another kind of index.
-            ValueError: offsets that do not rise from 0 to len(ids), by position and value.
+            ValueError: offsets that do not rise from 0 to len(ids), naming position and value.
         """
         if isinstance(index, Tensor):
             if index.dtype not in (torch.int64, torch.bool) or index.ndim != 1:
@@ -158,10 +159,10 @@ class Support:
         return Support(self.offsets.to(device), self.ids.to(device))
 
     def validate(self, vocab: int) -> None:
-        """Raise ValueError, naming position and value, unless all rows are sets of ids below vocab.
+        """Raise ValueError, naming position and value, unless rows are sets of ids below vocab.
 
-        token_stats checks this itself on the CPU. On CUDA it cannot without waiting for the device,
-        which this does.
+        token_stats checks this itself on the CPU. On CUDA that would make it wait for the device,
+        so only this method does it there.
 
         Raises:
             TypeError: vocab is not an int.
@@ -204,7 +205,7 @@ def check_support(
 ) -> None:
     """Raise TypeError or ValueError unless dtypes and shapes (and length and device, if given) fit.
 
-    Looks at no value, so that it serves real and fake tensors alike.
+    Reads no values, so it works for real and fake tensors.
     """
     for name, value, dtype in (("offsets", offsets, torch.int64), ("ids", ids, torch.int32)):
         if not isinstance(value, Tensor):
@@ -228,7 +229,7 @@ def check_support(
 
 
 def row_fault(offsets: Tensor, ids: Tensor, row: int, vocab: int) -> str:
-    """What is wrong with a row that is known to be malformed."""
+    """Describes what is wrong with a row that is known to be malformed."""
     count = len(ids)
     begin, end = (int(x) for x in offsets[row : row + 2])
     if begin < 0 or (row == 0 and begin > 0):

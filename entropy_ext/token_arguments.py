@@ -1,4 +1,4 @@
-"""How tensors of one number per token are handed to the compiled module."""
+"""How tensors with one number per token are passed to the compiled module."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["addresses", "contiguous", "of_tokens", "place_of", "thread_count"]
 
 
 def contiguous(*tensors: Tensor | None) -> Any:
-    """The tensors, copied where they have gaps; to be kept until the kernels have run."""
+    """The tensors, copied if not contiguous. Keep them alive until the kernels have run."""
     return [None if tensor is None else tensor.contiguous() for tensor in tensors]
 
 
@@ -21,7 +21,7 @@ def addresses(**tensors: Tensor | None) -> dict[str, Any]:
 
 
 def of_tokens(tokens: Tensor) -> dict[str, Any]:
-    """Dtype, number and place of the tokens."""
+    """Dtype, number and device of the tokens."""
     return {
         "dtype": 0 if tokens.dtype == torch.float32 else 1,
         "count": tokens.numel(),
@@ -30,11 +30,11 @@ def of_tokens(tokens: Tensor) -> dict[str, Any]:
 
 
 def place_of(tensor: Tensor) -> dict[str, Any]:
-    """Whether it is on CUDA, and on which stream."""
+    """Whether the tensor is on CUDA, and the stream to use."""
     stream = torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else 0
     return {"cuda": tensor.is_cuda, "stream": stream}
 
 
 def thread_count() -> dict[str, Any]:
-    """How many threads a CPU kernel may take."""
+    """How many threads a CPU kernel may use."""
     return {"threads": torch.get_num_threads()}

@@ -1,4 +1,4 @@
-"""token_stats: vocabulary logits → a handful of numbers per token, in one read of the logits."""
+"""token_stats: vocabulary logits → a few numbers per token, in one read of the logits."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["TokenStats", "token_stats"]
 
 
 class TokenStats(NamedTuple):
-    """Per-token numbers of p = softmax(z/τ), each [...], float32 (float64 for float64 logits).
+    """Statistics of p = softmax(z/τ) per token, [...], float32 (float64 for float64 logits).
 
     Gradient flows to the logits through logp, entropy, lse, support_logp and support_entropy only.
-    What was not asked for is None.
+    Fields that were not requested are None.
     """
 
     logp: Tensor
@@ -37,7 +37,7 @@ class TokenStats(NamedTuple):
     max_logp: Tensor | None = None
     """max ln p, nats"""
     support_logp: Tensor | None = None
-    """ln q[token], nats: q is p renormalised over what the sampler kept"""
+    """ln q[token], nats, where q is p renormalised over the ids that the sampler kept"""
     support_entropy: Tensor | None = None
     """−Σ q ln q, nats"""
 
@@ -60,28 +60,28 @@ def token_stats(
     dzᵢ = (1/τ)[g_logp(1[i = token] − pᵢ) − g_entropy·pᵢ(ln pᵢ + H) + g_lse·pᵢ].
     The extras carry no gradient, nothing flows to temperature, and double backward raises.
 
-    With a support, also over the ids that the sampler kept and the token itself, K:
-    support_logp = ln q[token],  support_entropy = −Σ_K qⱼ ln qⱼ,  qⱼ = pⱼ/Σ_K p,  summed over K
-    alone, so that a small kept mass costs no digits. That mass is exp(logp − support_logp). Their
-    gradient joins the others before rounding, for i in K:
+    With a support, the same over K, the ids that the sampler kept and the token itself:
+    support_logp = ln q[token],  support_entropy = −Σ_K qⱼ ln qⱼ,  qⱼ = pⱼ/Σ_K p.
+    The sums run over K only, so that a small kept mass, exp(logp − support_logp), loses no
+    precision. Their gradient is added to the others before rounding, for i in K:
     (1/τ)[g_support_logp(1[i = token] − qᵢ) − g_support_entropy·qᵢ(ln qᵢ + H_K)].
     The restricted logp is "keep sampling mask" of DeepSeek-V3.2 (arXiv 2512.02556).
 
-    Logits of −inf are impossible tokens: they add 0 to every sum and receive gradient 0. The result
-    for a row depends on that row alone, bit for bit (docs/numerics.md).
+    Logits of −inf are impossible tokens: they add 0 to every sum and receive a gradient of 0. The
+    result for a row depends on that row alone, bit for bit (docs/numerics.md).
 
     Args:
-        logits: [..., V] float32, bfloat16, float16 or float64, any strides as long as the
-            vocabulary is contiguous. Never copied, nor modified unless inplace_backward is true.
+        logits: [..., V] float32, bfloat16, float16 or float64, with any strides as long as the last
+            dimension is contiguous. Never copied, and not modified unless inplace_backward is true.
         tokens: [...] int64 in [0, V).
         temperature: τ > 0, a number or a [...] tensor of float32 (float64 for float64 logits).
-        mask: [...] bool; rows where it is False are not read, give 0 and receive gradient 0.
+        mask: [...] bool; rows where it is False are not read, give 0 and receive a gradient of 0.
         support: the ids that the sampler kept, one row per token of the leading dimensions.
         extras: also return collision, collision_logp, varentropy and max_logp.
-        inplace_backward: the backward pass writes the gradient over the logits, which saves its
-            memory. They must be contiguous and not a leaf. Their version is bumped, so that a
-            backward pass that still needs their values raises; who reads them otherwise after
-            backward finds the gradient. Not with a support, nor under torch.compile.
+        inplace_backward: the backward pass writes the gradient over the logits, which saves memory.
+            The logits must be contiguous and not a leaf. Their version counter is incremented, so
+            that a backward pass that still needs their values raises an error; any other read of
+            them after backward finds the gradient. Not with a support, and not under torch.compile.
 
     Returns:
         TokenStats of [...] tensors, float32 (float64 for float64 logits).
@@ -89,8 +89,8 @@ def token_stats(
     Raises:
         TypeError, ValueError: an argument of the wrong dtype, shape, device or layout; on the CPU
             also a token outside [0, V), a temperature that is not finite and above 1e-32 (float64:
-            1e-290), or a malformed support in an unmasked row. On CUDA such a row is NaN, for
-            finding it would wait for the device.
+            1e-290), or a malformed support in an unmasked row. On CUDA such a row becomes NaN,
+            because a check would wait for the device.
     """
     check_tensors(logits=logits, tokens=tokens, mask=mask)
     check_flag("extras", extras)

@@ -1,4 +1,4 @@
-"""The rules of top-k and top-p sampling on some rows, and the temperatures before them."""
+"""The rules of top-k and top-p sampling applied to rows, and the temperature before them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["kept_by", "row_temperature"]
 
 
 def row_temperature(temperature: float | Tensor, wanted: Tensor, dtype: torch.dtype) -> Tensor:
-    """One number for each row, those of the wanted rows positive and finite."""
+    """One temperature per row; those of the wanted rows are checked to be positive and finite."""
     if not isinstance(temperature, (Tensor, Real)):
         raise TypeError(
             f"temperature: expected a number or a tensor, got {type(temperature).__name__}"
@@ -33,7 +33,7 @@ def row_temperature(temperature: float | Tensor, wanted: Tensor, dtype: torch.dt
 
 
 def kept_by(z: Tensor, top_k: int | None, top_p: float) -> Tensor:
-    """z [n, V] → bool [n, V]."""
+    """Which entries top-k and then top-p keep: z [n, V] → bool [n, V]."""
     z = z.masked_fill(z.isnan(), -torch.inf)
     endless = z == torch.inf
     z = torch.where(endless.any(-1, keepdim=True), endless.to(z.dtype).log(), z)
@@ -43,8 +43,8 @@ def kept_by(z: Tensor, top_k: int | None, top_p: float) -> Tensor:
     if top_p == 1:
         return kept
     mass = z.masked_fill(~kept, -torch.inf).double().softmax(-1)
-    # Of V tokens no likelier than (1 − top_p)/V the mass is 1 − top_p at most, so that those before
-    # them reach top_p. What remains is sorted, side by side: of a peaked row next to nothing.
+    # Tokens no likelier than (1 − top_p)/V have a total mass of at most 1 − top_p, so the others
+    # reach top_p without them. Only those others are sorted, which are few in a peaked row.
     kept &= mass > 0.999 * (1 - top_p) / z.shape[-1]
     row, column = kept.nonzero(as_tuple=True)
     lengths = kept.sum(-1)

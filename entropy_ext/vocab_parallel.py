@@ -1,4 +1,4 @@
-"""Token statistics over a vocabulary that is spread over the ranks of a process group."""
+"""Token statistics over a vocabulary that is sharded over the ranks of a process group."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ def vocab_parallel_token_stats(
     temperature: float | Tensor = 1.0,
     mask: Tensor | None = None,
 ) -> TokenStats:
-    """token_stats of logits whose columns lie on several ranks; 4 numbers a token are exchanged.
+    """token_stats of logits whose columns are on several ranks; exchanges 4 numbers per token.
 
-    With Mₛ, Σₛ, Hₛ the largest logit, Σ exp((z − Mₛ)/τ) and the entropy of rank s's columns alone:
+    With Mₛ, Σₛ, Hₛ the largest logit, Σ exp((z − Mₛ)/τ) and the entropy over the columns of rank s:
     M = max Mₛ,  Σ = Σₛ Σₛ·exp((Mₛ − M)/τ),  wₛ = Σₛ·exp((Mₛ − M)/τ)/Σ,
     H = Σₛ wₛ(Hₛ − ln wₛ),  lse = M/τ + ln Σ,  logp = (z[token] − M)/τ − ln Σ.
 
     They are merged in rank order on every rank, in float64, so that all ranks return the same bits.
-    Gradient flows to each rank's own columns, without communication. The upstream gradients must
-    be the same on every rank, as they are where each computes the same loss.
+    Gradient flows to each rank's own columns, without communication. The upstream gradients must be
+    the same on every rank, which is the case if every rank computes the same loss.
 
     Args:
         local_logits: [..., Vₛ] this rank's columns, in the dtypes of `token_stats`. Vₛ may differ
-            from rank to rank and may be 0. Padding columns are to be −inf, or sliced off as
-            logits[..., :valid], which copies nothing. Or a DTensor [..., V] whose placement on one
-            dimension of its mesh is Shard(-1).
-        tokens: [...] int64, ids in the whole vocabulary, the same on every rank. With a DTensor
-            this and all below are plain tensors for the rows that this rank holds.
-        group: the ranks that share the vocabulary; not with a DTensor, which knows.
-        vocab_start: id of this rank's first column; not with a DTensor.
+            between ranks and may be 0. Padding columns must be −inf, or be sliced off with
+            logits[..., :valid], which copies nothing. Alternatively a DTensor [..., V] whose
+            placement on one dimension of its mesh is Shard(-1).
+        tokens: [...] int64, ids in the whole vocabulary, the same on every rank. With a DTensor,
+            this and the following arguments are plain tensors for the rows that this rank holds.
+        group: the ranks that share the vocabulary; a DTensor has its own.
+        vocab_start: id of this rank's first column; leave out with a DTensor.
         temperature: τ > 0, a number or a [...] tensor, the same on every rank.
         mask: [...] bool, the same on every rank.
 
@@ -79,10 +79,10 @@ def vocab_parallel_token_stats(
     if local_logits.ndim == 0:
         raise ValueError("local_logits: expected shape [..., Vₛ], got a 0-dimensional tensor")
     tau = temperature_tensor(temperature, local_logits)
-    # The checks look at shapes alone, and a rank may have no columns.
+    # The checks read only shapes, and a rank may have no columns.
     columns = local_logits if local_logits.shape[-1] else local_logits.new_empty((*tokens.shape, 1))
     check_inputs(columns.detach(), tokens, tau, mask)
-    # On every rank, before any exchange: one that raises alone would leave the others waiting.
+    # On every rank, before any exchange: a rank that raises alone would leave the others waiting.
     check_rows(tokens, tau, mask, vocab=None)
     logp, entropy, lse = _VocabParallel.apply(  # type: ignore[no-untyped-call]
         local_logits, tokens, tau, mask, group, vocab_start
@@ -91,14 +91,14 @@ def vocab_parallel_token_stats(
 
 
 def vocab_shard(name: str, tensor: DTensor, dim: int = -1) -> tuple[dist.ProcessGroup, int]:
-    """The ranks over which a DTensor's dimension is spread, and where this rank's part begins.
+    """The ranks over which a dimension of a DTensor is sharded, and where this rank's part begins.
 
     Args:
-        name: of the argument, for the error.
-        tensor: of whose dimension `dim`.
+        name: the argument, for the error message.
+        tensor: the DTensor; `dim` is the dimension in question.
 
     Raises:
-        ValueError: none, or several, of the mesh's dimensions spread it.
+        ValueError: it is not sharded over exactly one dimension of the mesh.
     """
     from torch.distributed.tensor import Shard
 
@@ -144,25 +144,25 @@ class _VocabParallel(torch.autograd.Function):
         logits, *saved = ctx.saved_tensors
         if logits.shape[-1] == 0:
             return (torch.empty_like(logits), *(None for _ in range(5)))
-        # The kernel takes the whole row's maximum, sum and entropy, and of the columns only its
-        # own; a token that is not among them has no entry here.
+        # The kernel is given maximum, sum and entropy of the whole row, but only this rank's
+        # columns; a token that is not among them has no entry here.
         return (native.token_stats_backward(logits, *saved, *grads), *(None for _ in range(5)))
 
 
 def exchange(
     mine: Tensor, vocab_start: int, columns: int, group: dist.ProcessGroup, width: int = 0
 ) -> list[Tensor]:
-    """The partials of all ranks, in rank order; on the CPU they are held against each other first.
+    """The partials of all ranks, in rank order; on the CPU, after a check of their shards.
 
     Args:
         mine: this rank's partials, [4, ...].
         vocab_start, columns: this rank's part of the vocabulary.
         group: the ranks.
-        width: entries of a hidden state, where there are any.
+        width: size of a hidden state, or 0 without hidden states.
 
     Raises:
-        ValueError: on every rank, where two of them say that they hold the same column, or have
-            another number of tokens, or hidden states of another size.
+        ValueError: on every rank, if two ranks hold the same column, or if the numbers of tokens or
+            the sizes of hidden states differ.
     """
     if mine.device.type == "cpu":
         _check_ranks(mine[0].numel(), width, vocab_start, columns, group)
@@ -174,7 +174,7 @@ def exchange(
 def _check_ranks(
     tokens: int, width: int, vocab_start: int, columns: int, group: dist.ProcessGroup
 ) -> None:
-    """A few numbers ahead of the rest: gloo ends the process where sizes do not match."""
+    """Exchanges a few numbers first, because gloo ends the process if sizes do not match."""
     mine = torch.tensor([tokens, width, vocab_start, vocab_start + columns], device="cpu")
     everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
     dist.all_gather(everyone, mine, group=group)
@@ -193,7 +193,7 @@ def _check_ranks(
 
 
 def check_held(rows: MergedRows, tokens: Tensor, mask: Tensor | None) -> None:
-    """On the CPU, raise for an unmasked token that no rank holds; on CUDA its logp is NaN."""
+    """On the CPU, raise ValueError for an unmasked token that no rank holds."""
     if tokens.device.type != "cpu":
         return
     lost = rows.token_logit.isnan() & ~rows.row_sum.isnan()

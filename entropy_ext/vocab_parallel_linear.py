@@ -1,4 +1,4 @@
-"""The chunked head where the rows of its weight are spread over the ranks of a process group."""
+"""The chunked head with the rows of its weight sharded over the ranks of a process group."""
 
 from __future__ import annotations
 
@@ -49,25 +49,25 @@ def vocab_parallel_linear_token_stats(
     mask: Tensor | None = None,
     chunk_tokens: int | None = None,
 ) -> TokenStats:
-    """linear_token_stats of a weight whose rows lie on several ranks.
+    """linear_token_stats for a weight whose rows are on several ranks.
 
-    Each rank forms its columns of the logits chunk by chunk; 4 numbers a token are exchanged once,
-    and merged as in `vocab_parallel_token_stats`, so that all ranks return the same bits.
+    Each rank forms its columns of the logits chunk by chunk. 4 numbers per token are exchanged
+    once, and merged as in `vocab_parallel_token_stats`, so that all ranks return the same bits.
 
     Gradient flows to local_weight and local_bias without communication, and to hidden, whose
-    gradient is summed over the group: hidden is the same on every rank, and so must the upstream
-    gradients be. All ranks must need a gradient of hidden, or none.
+    gradient is summed over the group. hidden is the same on every rank, and the upstream gradients
+    must be so too. Either all ranks or none must require a gradient of hidden.
 
     Args:
         hidden: [..., D], in the dtypes of `token_stats`; the same on every rank.
-        local_weight: [Vₛ, D] this rank's rows; Vₛ may differ from rank to rank and may be 0. Or a
-            DTensor [V, D] whose placement on one dimension of its mesh is Shard(0).
+        local_weight: [Vₛ, D] this rank's rows; Vₛ may differ between ranks and may be 0.
+            Alternatively a DTensor [V, D] whose placement on one dimension of its mesh is Shard(0).
         tokens: [...] int64, ids in the whole vocabulary, the same on every rank.
-        group: the ranks that share the vocabulary; not with a DTensor, which knows.
-        vocab_start: id of this rank's first row; not with a DTensor.
-        local_bias: [Vₛ], or a DTensor [V] spread as local_weight is.
+        group: the ranks that share the vocabulary; a DTensor has its own.
+        vocab_start: id of this rank's first row; leave out with a DTensor.
+        local_bias: [Vₛ], or a DTensor [V] sharded like local_weight.
         temperature, mask: as in `vocab_parallel_token_stats`.
-        chunk_tokens: tokens per chunk; None takes what fits 256 MiB of logits, on CUDA 1 GiB.
+        chunk_tokens: tokens per chunk; None: as many as fit in 256 MiB of logits (CUDA: 1 GiB).
 
     Returns:
         TokenStats of [...] tensors, equal on all ranks.
@@ -90,7 +90,7 @@ def vocab_parallel_linear_token_stats(
     check_whole("vocab_start", vocab_start, at_least=0)
     tau = temperature_tensor(temperature, hidden)
     check_inputs(hidden.detach()[..., :1], tokens, tau, mask)
-    # On every rank, before any exchange: one that raises alone would leave the others waiting.
+    # On every rank, before any exchange: a rank that raises alone would leave the others waiting.
     check_rows(tokens, tau, mask, vocab=None)
     chunk = chunk_rows(hidden, len(local_weight), chunk_tokens)
     logp, entropy, lse = _VocabParallelLinear.apply(  # type: ignore[no-untyped-call]
@@ -100,7 +100,7 @@ def vocab_parallel_linear_token_stats(
 
 
 def _check_same_shard(bias: DTensor, group: dist.ProcessGroup, vocab_start: int) -> None:
-    """Raise ValueError unless a rank's entries of the bias are those of its rows."""
+    """Raise ValueError unless the bias is sharded like the weight."""
     if vocab_shard("local_bias", bias, 0) != (group, vocab_start):
         raise ValueError("local_bias: expected a DTensor spread as local_weight is")
 

@@ -1,9 +1,9 @@
-"""Numbers per token → covariance, selections and weights. Never differentiable.
+"""From numbers per token: covariance, selections and weights. None of it is differentiable.
 
-On CUDA nothing waits for the device, and all of it can be captured in a CUDA graph. What comes out
-depends on (values, mask, token_ids, seed) alone: not on the order of the tokens, nor on how they
-are spread over ranks. Selectors want the tokens of a whole optimizer step; micro-batches slice the
-result.
+On CUDA nothing waits for the device, and every call can be captured in a CUDA graph. Results depend
+only on (values, mask, token_ids, seed), not on the order of the tokens or their distribution over
+ranks. Call the selectors with the tokens of a whole optimizer step, and slice the result for
+micro-batches.
 """
 
 from entropy_ext.token_selection.moments import CovarianceMoments, covariance

@@ -13,19 +13,19 @@ from entropy_ext.native_selection import MOMENT_SUMS
 __all__ = ["CovarianceMoments", "covariance", "sums_of"]
 
 
-# Where MomentSums of csrc/token_selection.h keeps the pairs of its sums.
+# The positions of the pairs of sums in MomentSums of csrc/token_selection.h.
 _LOGP, _ADVANTAGES, _LOGP_SQUARE, _ADVANTAGES_SQUARE, _PRODUCT = 2, 4, 6, 8, 10
 
 
 class CovarianceMoments:
     """Count, means, variances and covariance of logp and advantages over valid tokens.
 
-    Accumulated over micro-batches by update(), over ranks by all_reduce(). Sums are kept as pairs
-    of float64, so that float32 numbers give the same whatever their order and split. No gradient
-    flows.
+    update() adds a micro-batch, all_reduce() adds the other ranks. Sums are kept as pairs of
+    float64, so that for float32 numbers the result does not depend on their order or split. No
+    gradient flows.
 
-    The properties are 0-d float64 tensors on the device of the tokens, NaN while count is 0 (on
-    the CPU before the first update).
+    The properties are 0-d float64 tensors on the device of the tokens (on the CPU before the first
+    update); they are NaN while count is 0.
     """
 
     def __init__(self) -> None:
@@ -48,10 +48,10 @@ class CovarianceMoments:
         self._sums = part if self._sums is None else _merged([self._sums, part])
 
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> None:
-        """Add up the tokens of all ranks, in rank order: the same bits on every rank.
+        """Add the tokens of all ranks, in rank order, so that all ranks have the same bits.
 
-        A rank without tokens takes part too; on CUDA let it update() with empty tensors first, so
-        that its sums are on its device.
+        A rank without tokens must take part too; on CUDA, call update() with empty tensors there
+        first, so that its sums are on its device.
 
         Args:
             group: process group, None: the default one.
@@ -73,12 +73,12 @@ class CovarianceMoments:
 
     @property
     def count(self) -> Tensor:
-        """Valid tokens, finite in both."""
+        """Number of valid tokens with finite logp and advantage."""
         return self.sums[0]
 
     @property
     def skipped(self) -> Tensor:
-        """Valid tokens whose logp or advantage was not finite; on the CPU those raise."""
+        """Number of valid tokens whose logp or advantage was not finite (0 on the CPU)."""
         return self.sums[1]
 
     @property
@@ -106,7 +106,7 @@ class CovarianceMoments:
         return self._central(_PRODUCT, _LOGP, _ADVANTAGES)
 
     def _pair(self, at: int) -> tuple[Tensor, Tensor]:
-        """A sum rounded, and what rounding took: how it was split leaves no trace."""
+        """A rounded sum and its rounding error, independent of how it was accumulated."""
         high, low = self.sums[at : at + 2].unbind()
         total = high + low
         return total, low - (total - high)
@@ -115,7 +115,7 @@ class CovarianceMoments:
         return self._pair(at)[0] / self.count
 
     def _central(self, product: int, first: int, second: int) -> Tensor:
-        """(n·Σxy − Σx·Σy)/n², the difference taken exactly where it cancels."""
+        """(n·Σxy − Σx·Σy)/n²; the difference is exact where it cancels."""
         n = self.count
         xy, x, y = self._pair(product), self._pair(first), self._pair(second)
         high, low = _exact_product(n, xy[0])
@@ -125,11 +125,7 @@ class CovarianceMoments:
 
 
 def sums_of(moments: CovarianceMoments | None) -> Tensor | None:
-    """The state of moments that were given.
-
-    Raises:
-        TypeError: something else was.
-    """
+    """The state of the given moments; raise TypeError for anything else."""
     if moments is None:
         return None
     if not isinstance(moments, CovarianceMoments):
@@ -143,7 +139,7 @@ def _merged(parts: list[Tensor]) -> Tensor:
 
 
 def _exact_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """a·b rounded, and what rounding took (Dekker's product: halves of 26 bits)."""
+    """a·b rounded, and the rounding error (Dekker's product, with halves of 26 bits)."""
     a_high, a_low = _halves(a)
     b_high, b_low = _halves(b)
     product = a * b
@@ -164,19 +160,19 @@ def covariance(
     *,
     moments: CovarianceMoments | None = None,
 ) -> Tensor:
-    """What each token adds to the covariance of log-probability and advantage.
+    """Each token's contribution to the covariance of log-probability and advantage.
 
-    covᵢ = (logpᵢ − mean logp)·(Aᵢ − mean A), means over the valid tokens.
+    covᵢ = (logpᵢ − mean logp)·(Aᵢ − mean A), with means over the valid tokens.
 
     No gradient flows. "The Entropy Mechanism of Reinforcement Learning for Reasoning Language
-    Models" (arXiv 2505.22617, eq. 10). The paper's code takes the means over a micro-batch; give
-    `moments` for those of an optimizer step.
+    Models" (arXiv 2505.22617, eq. 10). The authors' code takes the means over a micro-batch; pass
+    `moments` to use those of a whole optimizer step.
 
     Args:
         logp: [...] float32 or float64, nats, of the policy being trained.
         advantages: [...], dtype of logp.
         mask: [...] bool, or None: all tokens are valid.
-        moments: CovarianceMoments to take the means from; None: of these tokens.
+        moments: CovarianceMoments from which the means are taken; None: the means of these tokens.
 
     Returns:
         [...] in nats, dtype of logp; 0 off the mask.
@@ -184,7 +180,7 @@ def covariance(
     Raises:
         TypeError, ValueError: an argument of the wrong dtype, shape or device; on the CPU also a
             valid token whose logp or advantage is not finite. On CUDA the covariance of such a
-            token is NaN, the means do without it, and no selector chooses it.
+            token is NaN, the means leave it out, and no selector chooses it.
     """
     check_tensors({"logp": logp, "advantages": advantages}, mask=mask)
     cov: Tensor = ops_selection.covariance(

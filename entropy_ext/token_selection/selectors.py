@@ -1,4 +1,4 @@
-"""Clip-Cov, KL-Cov and the high-entropy tokens: which tokens of a batch are chosen."""
+"""The selectors of Clip-Cov, KL-Cov and high-entropy tokens."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def clip_cov(
     token_ids: Tensor | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """Clip-Cov's tokens: a few, at random, among those of high covariance.
+    """Clip-Cov's selection: a few random tokens among those with high covariance.
 
-    max(⌊fraction·N⌋, 1) of the valid tokens with low < cov < high that are not clipped, uniformly
-    without replacement: those whose keys, a hash of (seed, token id), are the smallest. N counts
-    all valid tokens; where there are fewer candidates, all of them.
+    Selects max(⌊fraction·N⌋, 1) of the valid tokens with low < cov < high that are not clipped,
+    uniformly without replacement: those with the smallest keys, where the key is a hash of (seed,
+    token id). N counts all valid tokens. If there are fewer candidates, all are selected.
 
     No gradient flows. "The Entropy Mechanism of Reinforcement Learning for Reasoning Language
     Models" (arXiv 2505.22617, eq. 11); rounding and bounds as in the authors' code.
@@ -44,12 +44,12 @@ def clip_cov(
         cov: [...] float32 or float64, from covariance().
         mask: [...] bool, or None: all tokens are valid.
         fraction: in [0, 1], of the valid tokens.
-        bounds: (low, high), both strict; an infinite one binds nothing.
-        clipped: [...] bool, tokens that the PPO clip holds already: not candidates.
+        bounds: (low, high), both strict; an infinite bound excludes no finite value.
+        clipped: [...] bool, tokens that the PPO clip already excludes; they are not candidates.
         seed: int or 0-d int64 tensor (which a CUDA graph may change between replays).
-        token_ids: [...] int64, unique over all ranks; None: positions in cov. Must be given with
-            group, and wherever the choice is to survive another order of the tokens.
-        group: process group whose ranks choose together; all must call.
+        token_ids: [...] int64, unique over all ranks; None: positions in cov. Required with group,
+            and whenever the selection must not depend on the order of the tokens.
+        group: process group whose ranks select together; all of them must call this function.
 
     Returns:
         [...] bool, True where selected.
@@ -57,7 +57,7 @@ def clip_cov(
     Raises:
         TypeError, ValueError: an argument of the wrong dtype, shape, device or range; on the CPU
             also NaN in a valid token (on CUDA such a token is not selected), and token_ids that
-            repeat where more would be selected by it (on CUDA all that share the last id are).
+            repeat if that would select too many (on CUDA all that share the last id are selected).
     """
     check_tensors({"cov": cov}, mask=mask, clipped=clipped, token_ids=token_ids)
     check_fraction(fraction)
@@ -92,10 +92,10 @@ def kl_cov(
     token_ids: Tensor | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """KL-Cov's tokens: those of the highest covariance.
+    """KL-Cov's selection: the tokens with the highest covariance.
 
-    The max(⌊fraction·N⌋, 1) valid tokens of greatest cov, whatever its sign; equal ones by token
-    id, ascending.
+    Selects the max(⌊fraction·N⌋, 1) valid tokens with the greatest cov, whatever its sign; ties are
+    broken in ascending order of token id.
 
     No gradient flows. "The Entropy Mechanism of Reinforcement Learning for Reasoning Language
     Models" (arXiv 2505.22617, eq. 13); rounding as in the authors' code.
@@ -104,9 +104,9 @@ def kl_cov(
         cov: [...] float32 or float64, from covariance().
         mask: [...] bool, or None: all tokens are valid.
         fraction: in [0, 1], of the valid tokens.
-        token_ids: [...] int64, unique over all ranks; None: positions in cov. Must be given with
-            group, and wherever ties are to survive another order of the tokens.
-        group: process group whose ranks choose together; all must call.
+        token_ids: [...] int64, unique over all ranks; None: positions in cov. Required with group,
+            and whenever the choice among ties must not depend on the order of the tokens.
+        group: process group whose ranks select together; all of them must call this function.
 
     Returns:
         [...] bool, True where selected.
@@ -114,7 +114,7 @@ def kl_cov(
     Raises:
         TypeError, ValueError: an argument of the wrong dtype, shape, device or range; on the CPU
             also NaN in a valid token (on CUDA such a token is not selected), and token_ids that
-            repeat where more would be selected by it (on CUDA all that share the last id are).
+            repeat if that would select too many (on CUDA all that share the last id are selected).
     """
     check_tensors({"cov": cov}, mask=mask, token_ids=token_ids)
     check_fraction(fraction)
@@ -137,11 +137,12 @@ def top_entropy(
     token_ids: Tensor | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """The tokens of highest entropy.
+    """The tokens with the highest entropy.
 
-    "exact", the paper's code: the max(⌊fraction·N + 0.9999⌋, 1) valid tokens of greatest entropy,
-    equal ones by token id, ascending. "quantile", TRL's top_entropy_quantile: all whose entropy is
-    at least the (1 − fraction)-quantile, which interpolates linearly; ties are all in.
+    The rule "exact" follows the authors' code: it selects the max(⌊fraction·N + 0.9999⌋, 1) valid
+    tokens with the greatest entropy; ties are broken in ascending order of token id. "quantile"
+    follows TRL's top_entropy_quantile: it selects every token whose entropy is at least the
+    (1 − fraction)-quantile, interpolated linearly, so ties are all selected.
 
     No gradient flows. "Beyond the 80/20 Rule: High-Entropy Minority Tokens Drive Effective
     Reinforcement Learning for LLM Reasoning" (arXiv 2506.01939, eq. 5).
@@ -149,11 +150,11 @@ def top_entropy(
     Args:
         entropy: [...] float32 or float64, nats.
         mask: [...] bool, or None: all tokens are valid.
-        fraction: in [0, 1], of the valid tokens, that is kept.
+        fraction: in [0, 1], of the valid tokens, to be kept.
         rule: "exact" or "quantile".
-        token_ids: [...] int64, unique over all ranks; None: positions. Must be given with group,
-            and wherever ties are to survive another order of the tokens.
-        group: process group whose ranks choose together; all must call.
+        token_ids: [...] int64, unique over all ranks; None: positions. Required with group, and
+            whenever the choice among ties must not depend on the order of the tokens.
+        group: process group whose ranks select together; all of them must call this function.
 
     Returns:
         [...] bool, True where selected.
@@ -161,7 +162,7 @@ def top_entropy(
     Raises:
         TypeError, ValueError: an argument of the wrong dtype, shape, device or range; on the CPU
             also NaN in a valid token (on CUDA such a token is not selected), and token_ids that
-            repeat where more would be selected by it (on CUDA all that share the last id are).
+            repeat if that would select too many (on CUDA all that share the last id are selected).
     """
     check_tensors({"entropy": entropy}, mask=mask, token_ids=token_ids)
     check_fraction(fraction)

@@ -1,4 +1,4 @@
-"""How much a token changes the entropy, and STEER's weights, which shrink with it."""
+"""How much each token changes the entropy, and STEER's weights, which decrease with that change."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def entropy_change(stats: TokenStats, advantages: Tensor, *, ratio: Tensor | Non
         ratio: ρ [...], dtype of stats.logp; None: 1.
 
     Returns:
-        [...] in nats, dtype of stats.logp; 0 where the stats' mask was False, NaN where an input
-        is. A token of probability 0 has S = 0.
+        [...] in nats, dtype of stats.logp; 0 where the mask of the stats was False, NaN where an
+        input is NaN. A token of probability 0 has S = 0.
 
     Raises:
         TypeError, ValueError: stats without extras; an argument of the wrong dtype, shape, device.
@@ -73,9 +73,9 @@ def steer_weights(
     collision_logp: Tensor | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """STEER's loss weights: the more a token changes the entropy, the less it counts.
+    """STEER's loss weights: the more a token changes the entropy, the smaller its weight.
 
-    With M = |Ω| and its extremes over the valid tokens,
+    With M = |Ω|, and its extremes taken over the valid tokens,
     exp:    w = clamp(exp(ln λ_min·M/max(M_max, floor)), λ_min, 1);
     linear: w = λ_max − (M − M_min)(λ_max − λ_min)/(M_max − M_min), the midpoint if M_max = M_min.
 
@@ -86,23 +86,25 @@ def steer_weights(
                  clamped to ±20.
 
     No gradient flows. "Rethinking Entropy Interventions in RLVR" (arXiv 2510.10150). The authors'
-    defaults are λ = (0.8, 1.0) for exp, (0.8, 1.2) for linear, the range over a micro-batch.
+    defaults are λ = (0.8, 1.0) for exp and (0.8, 1.2) for linear, with the range over a
+    micro-batch.
 
     Args:
         logp: [...] float32 or float64, nats, of the policy being trained.
         old_logp: [...], nats, of the policy that sampled.
-        entropy: [...], nats, of the full distribution; the authors take the sampling policy's.
+        entropy: [...], nats, over the full vocabulary; the authors use that of the sampling policy.
         advantages: [...].
         mask: [...] bool, or None: all tokens are valid.
-        form: of Ω.
+        form: "code", "own_logit" or "exact", the form of Ω.
         weight_map: "exp" or "linear".
-        lambda_min: the least weight; above 0 for exp.
-        lambda_max: the greatest weight of the linear map.
-        floor: the least M_max of the exponential map: weights stay near 1 where nothing matters.
-        weight_scale: M_max, a number or a 0-d tensor (M_min is then 0), or a [2] tensor
-            (M_min, M_max), in place of these tokens' range; 0 ≤ M_min ≤ M_max < ∞.
+        lambda_min: the smallest weight; above 0 for exp.
+        lambda_max: the largest weight of the linear map.
+        floor: lower bound on M_max in the exponential map, so that weights stay near 1 if all M are
+            small.
+        weight_scale: replaces the range of these tokens: M_max, a number or a 0-d tensor (M_min is
+            then 0), or a [2] tensor (M_min, M_max); 0 ≤ M_min ≤ M_max < ∞.
         collision, collision_logp: [...], Σ p² and Σ p² ln p, for the form "exact".
-        group: process group over which the range is taken; all ranks must call.
+        group: process group over which the range is taken; all its ranks must call this function.
 
     Returns:
         [...], dtype of logp; 0 off the mask.
@@ -110,8 +112,8 @@ def steer_weights(
     Raises:
         TypeError, ValueError: an argument of the wrong dtype, shape, device or range; on the CPU
             also an input of a valid token that is not finite. On CUDA the weight of such a token is
-            NaN and the range does without it. A weight_scale tensor that is out of range raises on
-            the CPU; on CUDA it makes every valid token's weight NaN.
+            NaN, and it is left out of the range. A weight_scale tensor that is out of range raises
+            an error on the CPU; on CUDA it makes the weight of every valid token NaN.
     """
     check_choice("form", form, ("code", "own_logit", "exact"))
     check_choice("weight_map", weight_map, ("exp", "linear"))
@@ -155,7 +157,7 @@ def steer_weights(
 
 
 def _extremes(weight_scale: float | Tensor, device: torch.device) -> Tensor:
-    """(M_min, M_max) as float64 [2] on the device; M_min is 0 where it is not given."""
+    """(M_min, M_max) as float64 [2] on the device; M_min is 0 if it is not given."""
     if not isinstance(weight_scale, Tensor):
         if not isinstance(weight_scale, Real):
             raise TypeError(
