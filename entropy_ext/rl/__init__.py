@@ -1,7 +1,7 @@
 """Primitives of reinforcement learning with verifiable rewards: pure functions on [B, T].
 
-`advantages`, `losses`, `aggregate`, `rewards`, `controllers` and `diagnostics` hold them by kind;
-the names below are those that every recipe and harness meets.
+The modules `advantages`, `losses`, `aggregate`, `rewards`, `controllers` and `diagnostics` group
+them by kind; this package exports what every recipe and trainer uses.
 """
 
 from entropy_ext.rl import (

@@ -34,18 +34,18 @@ def aggregate(
     - seq-mean-token-sum:      Σᵢ Σₜ mᵢₜLᵢₜ / N               N counts sequences
     - seq-mean-token-sum-norm: Σᵢ (Σₜ mᵢₜLᵢₜ / C) / N         N counts sequences, C is max_length
 
-    Given the count of the whole mini-batch as normaliser, the results of its micro-batches add up
-    to the result of the mini-batch; seq-mean-token-mean also needs each sequence whole. Sequences
-    without a token are not counted, and an empty mask gives 0.
+    If the normaliser is the count of the whole mini-batch, the results of its micro-batches add up
+    to the result of the mini-batch; seq-mean-token-mean also requires that no sequence is split.
+    Sequences without a token are not counted, and an empty mask gives 0.
 
-    Gradient flows to loss where mask is True; the other entries may hold NaN and receive 0.
+    Gradient flows to loss where mask is True; other entries may hold NaN and receive 0.
 
     Args:
         loss: [B, T] floating.
         mask: [B, T] bool.
         mode: one of the four above.
-        normalizer: N, a number or a 0-d tensor; None counts in this mask (see `count`).
-        max_length: C, in tokens; None takes T. Only for seq-mean-token-sum-norm.
+        normalizer: N, a number or a 0-d tensor; None: the `count` of this mask.
+        max_length: C, in tokens; None: T. Only for seq-mean-token-sum-norm.
 
     Returns:
         0-d tensor of loss's dtype.
@@ -71,23 +71,23 @@ def aggregate(
         length = mask.shape[-1] if max_length is None else max_length
         check_bound("max_length", length, at_least=1)
         loss = loss / length
-    # Empty: 0 divided by 1 rather than by 0. A count may be a fraction when it is a mean over
-    # ranks, so that it cannot be clamped to 1.
+    # If empty, divide by 1 rather than by 0. A mean over ranks may be a fraction, so the count
+    # cannot be clamped to 1.
     return loss.sum() / torch.where(normalizer > 0, normalizer, 1).to(loss.dtype)
 
 
 def count(mask: Tensor, mode: Aggregation, *, group: dist.ProcessGroup | None = None) -> Tensor:
-    """What `aggregate` divides by: the tokens in mask, or its sequences that have any.
+    """The divisor of `aggregate`: the number of tokens in mask, or of sequences that have any.
 
     Args:
         mask: [B, T] bool.
         mode: one of the four of `aggregate`.
         group: ranks that hold the other parts of the mini-batch. The result is the mean of their
-            counts, so that the mean of their losses is the loss of the whole.
+            counts, so that the mean of their losses is the loss of the whole mini-batch.
 
     Returns:
-        0-d int64 tensor, whose values for micro-batches add up to that of the mini-batch; with a
-        group 0-d float32.
+        0-d int64 tensor; the counts of micro-batches add up to that of the mini-batch. With a
+        group, 0-d float32.
     """
     check_aggregation(mode)
     check_tensor("mask", mask, ndim=2, dtype=torch.bool)

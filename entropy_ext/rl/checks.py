@@ -1,4 +1,4 @@
-"""Argument checks shared by the primitives: one wording for every wrong shape, dtype or bound."""
+"""Argument checks shared by the primitives, so that all errors are worded alike."""
 
 from __future__ import annotations
 
@@ -54,18 +54,18 @@ def check_bound(
     finite: bool = False,
     optional: bool = False,
 ) -> N:
-    """The value, if it is a number with above < value and at_least ≤ value ≤ at_most.
+    """Returns the value if it is a number with above < value and at_least ≤ value ≤ at_most.
 
-    NaN never passes; an infinity does unless a bound or `finite` keeps it out; None where it is
-    `optional`.
+    NaN is never accepted. Infinities are, unless a bound or `finite` excludes them, and so is None
+    if `optional`.
 
     Raises:
-        TypeError: not a number (a bool and a tensor are none), or a fraction where `integer`.
+        TypeError: not a number (bools and tensors are not accepted), or a fraction with `integer`.
         ValueError: out of bounds.
     """
     if value is None and optional:
         return value
-    # The builtin types first: a compiler that traces this knows them, not the abstract ones.
+    # The builtin types first: torch.compile can trace them, but not the abstract ones.
     known = isinstance(value, int if integer else (int, float))
     if isinstance(value, bool) or not (known or isinstance(value, Integral if integer else Real)):
         kind = "an integer" if integer else "a number"
@@ -85,7 +85,7 @@ def check_bound(
 
 
 def check_choice(name: str, value: C, choices: Iterable[str]) -> C:
-    """The value; ValueError unless it is one of the choices."""
+    """Returns the value; raises ValueError unless it is one of the choices."""
     choices = tuple(choices)
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
@@ -93,7 +93,7 @@ def check_choice(name: str, value: C, choices: Iterable[str]) -> C:
 
 
 def check_flag(name: str, value: bool) -> bool:
-    """The value; TypeError unless it is True or False: the string "false" would count as true."""
+    """Returns the value; raises TypeError unless it is a bool (the string "false" is true)."""
     if not isinstance(value, bool):
         raise TypeError(f"{name}: expected True or False, got {value!r}")
     return value

@@ -1,4 +1,4 @@
-"""From semantic entropy: when to draw a prompt, how strongly to learn from it. No gradient."""
+"""When to draw a prompt and how strongly to learn from it, by semantic entropy. No gradient."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def uncertainty_weight(
     shape: UncertaintyShape = "inverse",
     gamma: float = 2.0,
 ) -> Tensor:
-    """A factor on a prompt's advantages that falls as its answers disagree.
+    """A factor on a prompt's advantages that decreases as its answers disagree more.
 
     With x = α·SE/SE_max:
 
@@ -32,15 +32,16 @@ def uncertainty_weight(
     - exponential: e⁻ˣ
     - focal:       max(1 − x, 0)^γ
 
-    1 where SE = 0 or α = 0. No gradient.
+    The factor is 1 where SE = 0 or α = 0. No gradient.
 
-    SEED-GRPO (arXiv 2505.12346): α = 0.0417 and the inverse form are those of its released code as
-    reported by others; at that α no factor falls below 0.96. The paper names a linear, an
-    exponential and a focal shape whose formulas could not be verified; those here are ours.
+    SEED-GRPO (arXiv 2505.12346): α = 0.0417 and the inverse form are those of its released code,
+    according to third parties; at that α no factor falls below 0.96. The paper names a linear, an
+    exponential and a focal shape without formulas that could be verified; the ones here are this
+    library's.
 
     Args:
         entropy: [...] floating, SE, nats.
-        max_entropy: SE_max, nats, ln of the group size; 0 (groups of one) gives 1.
+        max_entropy: SE_max, nats, ln of the group size; if 0 (groups of one), the factor is 1.
         alpha: α ≥ 0.
         shape: one of the four above.
         gamma: γ ≥ 0 of the focal shape.
@@ -69,21 +70,21 @@ def uncertainty_weight(
 def semantic_stages(semantic_entropy: Tensor, progress: float, *, stages: int = 2) -> Tensor:
     """Prompts of low semantic entropy first, those of high semantic entropy last.
 
-    In stage s = ⌊progress·S⌋ of S a prompt weighs 1 if its semantic entropy lies between the
-    quantiles s/S and (s + 1)/S of those measured, both included, else 0. Prompts that were never
-    measured weigh 1 in every stage, and where all are equal every stage has them all.
+    In stage s = ⌊progress·S⌋ of S, a prompt has weight 1 if its semantic entropy lies between the
+    quantiles s/S and (s + 1)/S of the measured ones, both included, and 0 otherwise. Prompts that
+    were never measured have weight 1 in every stage. If all are equal, every stage has all prompts.
 
     No gradient. "Efficient RL with Semantic and Token Entropy for LLM Reasoning"
-    (arXiv 2512.04359) has two stages of 5 epochs each; the released code does not hold the split,
-    and halves are our reading.
+    (arXiv 2512.04359) has two stages of 5 epochs each; the released code does not contain the
+    split, and splitting in halves is an assumption.
 
     Args:
         semantic_entropy: [P] floating, nats; NaN where never measured.
-        progress: share of training done, 0 to 1.
+        progress: fraction of training done, 0 to 1.
         stages: S ≥ 1.
 
     Returns:
-        [P] float32 of 0 and 1, at least one of them 1 if there is a prompt.
+        [P] float32 of 0 and 1; at least one is 1 if there is a prompt.
 
     Raises:
         ValueError, TypeError: a wrong shape, dtype or bound.
@@ -94,7 +95,7 @@ def semantic_stages(semantic_entropy: Tensor, progress: float, *, stages: int = 
     if len(semantic_entropy) == 0:
         return torch.ones_like(semantic_entropy, dtype=torch.float32)
     stage = min(int(progress * stages), stages - 1)
-    # "lower" is a value that some prompt has, so that no stage can be empty.
+    # "lower" returns a value that some prompt has, so that no stage can be empty.
     start, end = (
         torch.nanquantile(semantic_entropy, share / stages, interpolation="lower")
         for share in (stage, stage + 1)

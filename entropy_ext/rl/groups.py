@@ -14,11 +14,11 @@ __all__ = ["Groups"]
 
 
 class Groups:
-    """The responses of a batch, gathered by prompt id.
+    """The responses of a batch, grouped by prompt id.
 
-    Members need not be adjacent and groups need not be of one size. The sums run over segments of
-    a stable sort, so they are the same bits from run to run on any device. Sums, means and standard
-    deviations of half-precision values are float32.
+    Members need not be adjacent, and groups may differ in size. Sums run over segments of a stable
+    sort, so on any device their bits are the same in every run. Sums, means and standard deviations
+    of half-precision values are float32.
 
     Args:
         prompt: [B] int64, the same number for responses to the same prompt.
@@ -31,20 +31,20 @@ class Groups:
         position = torch.arange(len(prompt), device=prompt.device)
         starts = (ordered != ordered.roll(1)) | (position == 0)
         segment = starts.cumsum(0) - 1
-        # One slot per response, of which only the first (number of groups) are used: their number
-        # is not known without asking the device.
+        # One slot per response, of which only as many as there are groups are used: reading the
+        # number of groups would wait for the device.
         self._counts = torch.zeros_like(ordered).scatter_add_(0, segment, torch.ones_like(ordered))
         self._segment = torch.empty_like(segment).scatter_(0, self._order, segment)
         self._first = self._counts.cumsum(0) - self._counts
 
     @property
     def index(self) -> Tensor:
-        """[B] int64: the number of this response's group, from 0 in the order of prompt ids."""
+        """[B] int64: the index of this response's group, from 0 in the order of prompt ids."""
         return self._segment
 
     @property
     def size(self) -> Tensor:
-        """[B] int64: how many responses share this response's prompt, itself included."""
+        """[B] int64: the number of responses in this response's group."""
         return self._counts.gather(0, self._segment)
 
     def first(self, values: Tensor) -> Tensor:
@@ -53,23 +53,23 @@ class Groups:
         return values.gather(0, self._order).gather(0, positions)
 
     def sum(self, values: Tensor) -> Tensor:
-        """[B]: the sum over the group, at every member. `values` is [B], floating."""
+        """[B]: the sum over the group, for every member. `values` is [B], floating."""
         return self._reduce(at_least_float32(values), "sum", 0.0)
 
     def max(self, values: Tensor) -> Tensor:
-        """[B]: the largest value of the group, at every member. `values` is [B], floating."""
+        """[B]: the largest value of the group, for every member. `values` is [B], floating."""
         return self._reduce(values, "max", -math.inf)
 
     def logsumexp(self, values: Tensor) -> Tensor:
-        """[B]: ln Σ exp over the group, at every member; −inf where every member's value is."""
+        """[B]: ln Σ exp over the group, for every member; −inf if all its values are −inf."""
         values = at_least_float32(values)
         top = self.max(values)
-        # A group of −inf alone would be −inf − (−inf).
+        # In a group of only −inf this would be −inf − (−inf).
         top = torch.where(torch.isfinite(top), top, 0.0)
         return top + self.sum((values - top).exp()).log()
 
     def rank(self, values: Tensor) -> Tensor:
-        """[B] int64: the place among the group from 0, the smallest; ties in order of position."""
+        """[B] int64: the rank within the group, 0 for the smallest; ties in order of position."""
         by_value = torch.argsort(values, stable=True)
         order = by_value.gather(0, torch.argsort(self._segment.gather(0, by_value), stable=True))
         position = torch.arange(len(order), device=order.device)
@@ -77,7 +77,7 @@ class Groups:
         return place - self._first.gather(0, self._segment)
 
     def sum_above(self, values: Tensor, by: Tensor) -> Tensor:
-        """[B]: the sum of values over the members of a higher rank by `by`, both [B] floating."""
+        """[B]: the sum of values over the members that rank higher in `by`; both [B] floating."""
         start = self._first.gather(0, self._segment)
         place = start + self.rank(by)
         values = at_least_float32(values)
@@ -89,15 +89,15 @@ class Groups:
         return self.sum((values != self.first(values)).to(torch.float32)) > 0
 
     def centred(self, values: Tensor) -> Tensor:
-        """[B]: values minus their group's mean; exactly 0 where the whole group is equal."""
-        # Measured from a member of the group rather than from 0: the mean of equal numbers need
-        # not round back to that number, and the difference would then be divided by a std of 0.
+        """[B]: values minus the mean of their group; exactly 0 if all of the group are equal."""
+        # Subtract a member of the group first: the computed mean of equal numbers may differ from
+        # that number, and the difference would then be divided by a standard deviation of 0.
         values = at_least_float32(values)
         offset = values - self.first(values)
         return offset - self.sum(offset) / self.size
 
     def std(self, values: Tensor, *, unbiased: bool = True) -> Tensor:
-        """[B]: the group's standard deviation at every member; 0 for a group of one."""
+        """[B]: the standard deviation of the group, for every member; 0 for a group of one."""
         squares = self.sum(self.centred(values).square())
         return (squares / (self.size - int(unbiased)).clamp(min=1)).sqrt()
 

@@ -1,4 +1,4 @@
-"""Weights that make up for a sampler that is not quite the trainer's policy. No gradient."""
+"""Importance weights for a sampler that differs from the trainer's policy. No gradient."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MaskLevel = Literal["token", "sequence"]
 def truncated_importance(
     old_logp: Tensor, rollout_logp: Tensor, mask: Tensor, *, low: float = 0.0, high: float = 2.0
 ) -> Tensor:
-    """The ratio of trainer to sampler, held within bounds.
+    """The ratio of trainer to sampler probabilities, clipped to bounds.
 
     w = clip(exp(old_logp − rollout_logp), low, high)
 
@@ -35,7 +35,7 @@ def truncated_importance(
         high: ≥ low.
 
     Returns:
-        [B, T], 0 off the mask, 1 clipped to the bounds where either is not finite.
+        [B, T], 0 off the mask; where a log-probability is not finite, 1 clipped to the bounds.
 
     Raises:
         ValueError, TypeError: a wrong shape, dtype or bound.
@@ -54,17 +54,18 @@ def masked_importance(
     high: float = 5.0,
     level: MaskLevel = "token",
 ) -> Tensor:
-    """The ratio of trainer to sampler, and 0 where it is out of bounds.
+    """The ratio of trainer to sampler probabilities, replaced by 0 where it is out of bounds.
 
     With w = exp(old_logp − rollout_logp):
 
     - "token":    w where low ≤ w ≤ high, else 0
     - "sequence": w where low ≤ exp(mean of ln w over the sequence) ≤ high, else 0 for all of it
 
-    No gradient. Multiplies the policy loss of each token; the mean still counts those at 0.
+    No gradient. Multiplies the policy loss of each token; tokens with weight 0 still count in the
+    mean.
 
-    IcePop ("token") and sequence-masked importance sampling, as in NeMo-RL and OpenRLHF, whose
-    bounds 0.5 and 5 these are. "sequence" needs each sequence whole.
+    IcePop ("token") and sequence-masked importance sampling, with the bounds 0.5 and 5 of NeMo-RL
+    and OpenRLHF. With "sequence", no sequence may be split.
 
     Args:
         old_logp: [B, T] floating, nats, of the trainer's policy before the first update.
@@ -72,7 +73,7 @@ def masked_importance(
         mask: [B, T] bool.
         low: ≥ 0.
         high: ≥ low.
-        level: what leaves together.
+        level: whether single tokens or whole sequences are set to 0.
 
     Returns:
         [B, T], 0 off the mask.

@@ -1,4 +1,4 @@
-"""The precision that rewards and advantages are worked out in."""
+"""The precision in which rewards and advantages are computed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ __all__ = ["at_least_float32"]
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """`values` as they are, or in float32 where they are of half precision.
+    """`values` unchanged, or converted to float32 if they are in half precision.
 
-    bfloat16 has 3 significant digits: a mean or a difference taken in it loses what sets the
-    responses of a group apart, and counts above 256 are no longer exact.
+    bfloat16 has 3 significant digits: means and differences lose what distinguishes the responses
+    of a group, and counts above 256 are not exact.
     """
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values

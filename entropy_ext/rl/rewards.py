@@ -1,4 +1,4 @@
-"""Reward shaping: from what the checker said to what the learner is told. No gradient."""
+"""Reward shaping: changes to the checker's rewards before learning. No gradient."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def soft_overlong(lengths: Tensor, max_length: int, buffer: int, *, floor: float
     With l the response length, L the limit and c the buffer:
     0 for l ≤ L − c,  max(((L − c) − l)/c, floor) beyond.
 
-    DAPO (arXiv 2503.14476, eq. 13), whose penalty stays at −1 beyond L; verl's reward manager has
-    no floor (floor=−inf) and relies on generation stopping at L.
+    DAPO (arXiv 2503.14476, eq. 13), where the penalty stays at −1 beyond L. verl's reward manager
+    has no floor (floor=−inf) and relies on generation stopping at L.
 
     Args:
         lengths: [B] integer, tokens.
@@ -45,12 +45,12 @@ def soft_overlong(lengths: Tensor, max_length: int, buffer: int, *, floor: float
 def cosine_length(
     lengths: Tensor, max_length: int, *, shortest: float = 0.0, longest: float = -1.0
 ) -> Tensor:
-    """Reward for brevity that falls along half a cosine from length 0 to the limit.
+    """Reward for short responses that falls along half a cosine from length 0 to the limit.
 
     longest + ½(shortest − longest)(1 + cos(π·l/L)), and longest beyond L.
 
-    ProRL v2 (NVIDIA, August 2025) adds such a term on a schedule. Its formula is an image there;
-    this is the form its list of symbols suggests, which could not be verified.
+    ProRL v2 (NVIDIA, August 2025) adds such a term on a schedule. Its formula, published as an
+    image, could not be verified; this form follows from its list of symbols.
 
     Args:
         lengths: [B] integer, tokens.
@@ -71,13 +71,13 @@ def cosine_length(
 
 
 def truncated_reward(rewards: Tensor, truncated: Tensor, *, coef: float = 0.0) -> Tensor:
-    """Rewards with those of responses that ran into the length limit scaled down.
+    """Scales down the rewards of responses that reached the length limit.
 
-    coef·r where truncated, r elsewhere. With rewards of −1 and 1 a coef below 1 raises the reward
-    of truncated failures; it is meant for 0 and 1.
+    coef·r where truncated, r elsewhere. Meant for rewards of 0 and 1: with −1 and 1, a coef below 1
+    raises the reward of truncated failures.
 
-    "Stop properly" in the recipes of ProRL v2 (NVIDIA, August 2025; NeMo-RL's default is 0). In
-    OpenRLHF a negative coefficient replaces the reward rather than scaling it.
+    "Stop properly" in ProRL v2 (NVIDIA, August 2025); NeMo-RL's default is 0. In OpenRLHF, a
+    negative coefficient replaces the reward instead of scaling it.
 
     Args:
         rewards: [B] floating.

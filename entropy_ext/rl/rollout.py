@@ -1,4 +1,4 @@
-"""What was sampled, in the one shape that every recipe and every harness agree on."""
+"""Rollout: the sampled responses, in the form that every recipe and every trainer uses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PER_SEQUENCE = {"correct": torch.bool, "truncated": torch.bool, "domain": torch
 
 
 class TokenRows(Protocol):
-    """Anything with one row per token of the batch in row-major order, such as a kept token set."""
+    """Any object with one row per token of the batch in row-major order, such as a Support."""
 
     def rows(self, index: Tensor) -> TokenRows:
         """The rows at `index`, [n] int64."""
@@ -37,14 +37,14 @@ class TokenRows(Protocol):
 class Rollout:
     """B sampled responses, right-padded to T tokens.
 
-    Log-probabilities are those of the sampling temperature, in nats. Padding (mask False) may hold
+    Log-probabilities are in nats, at the sampling temperature. Padding (mask False) may hold
     anything.
     """
 
     tokens: Tensor
     """[B, T] int64"""
     mask: Tensor
-    """[B, T] bool: response tokens, the end-of-sequence token included"""
+    """[B, T] bool: response tokens, including the end-of-sequence token"""
     rewards: Tensor
     """[B] floating"""
     prompt: Tensor
@@ -52,17 +52,17 @@ class Rollout:
     old_logp: Tensor
     """[B, T], of the policy before the first update on this rollout"""
     max_length: int
-    """longest response the sampler allows, tokens"""
+    """maximum length of a response, tokens"""
     step: int
     """training step, from 0"""
     progress: float
-    """share of training done, 0 to 1"""
+    """fraction of training done, 0 to 1"""
     old_entropy: Tensor | None = None
     """[B, T], of the same policy as old_logp, nats"""
     ref_logp: Tensor | None = None
     """[B, T], of the reference policy"""
     rollout_logp: Tensor | None = None
-    """[B, T], as the sampler itself reported it"""
+    """[B, T], as reported by the sampler"""
     values: Tensor | None = None
     """[B, T], of the value head when the rollout was made"""
     correct: Tensor | None = None

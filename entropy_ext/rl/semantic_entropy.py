@@ -1,4 +1,4 @@
-"""Semantic entropy: how much the answers to one prompt disagree in meaning. No gradient."""
+"""Semantic entropy: how much the answers to a prompt disagree in meaning. No gradient."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["Clustering", "SemanticEstimator", "exact_answers", "semantic_entropy
 SemanticEstimator = Literal["shannon", "mc_mean"]
 
 Clustering: TypeAlias = Callable[[Rollout], Tensor]
-"""From a rollout to [B] int64: responses to one prompt mean the same where the numbers are equal;
-across prompts the numbers say nothing."""
+"""From a rollout to [B] int64 cluster numbers: two responses to the same prompt have the same
+meaning if their numbers are equal. Numbers of different prompts are unrelated."""
 
 
 def exact_answers(rollout: Rollout) -> Tensor:
@@ -41,14 +41,14 @@ def exact_answers(rollout: Rollout) -> Tensor:
         for i, answer in enumerate(rollout.answers)
     ]
     device = rollout.mask.device
-    # From pinned memory the copy does not wait for the device.
+    # A copy from pinned memory does not wait for the device.
     host = torch.tensor(labels, dtype=torch.int64, pin_memory=device.type == "cuda")
     return host.to(device, non_blocking=True)
 
 
 @torch.no_grad()
 def sequence_score(logp: Tensor, mask: Tensor, *, length_normalize: bool = True) -> Tensor:
-    """What a response's probability is taken from: the mean of its logp, or their sum.
+    """The log-probability of a response: the mean of its tokens' logp, or their sum.
 
     The sum puts nearly all probability on the shortest response.
 
@@ -58,7 +58,7 @@ def sequence_score(logp: Tensor, mask: Tensor, *, length_normalize: bool = True)
         length_normalize: mean rather than sum.
 
     Returns:
-        [B], nats; −inf for a response without a token, which then counts for nothing.
+        [B], nats; −inf for a response without a token, which is thereby left out.
 
     Raises:
         ValueError, TypeError: a wrong shape or dtype.
@@ -75,16 +75,16 @@ def sequence_score(logp: Tensor, mask: Tensor, *, length_normalize: bool = True)
 def semantic_entropy(
     score: Tensor, prompt: Tensor, cluster: Tensor, *, estimator: SemanticEstimator = "shannon"
 ) -> Tensor:
-    """Entropy over the meanings of a prompt's responses.
+    """Entropy over the meanings of the responses to a prompt.
 
     With pₖ = Σ_{i in k} exp(scoreᵢ) / Σⱼ exp(scoreⱼ) over the group's clusters k = 1 … K:
 
     - shannon: −Σₖ pₖ ln pₖ, at most ln K;
-    - mc_mean: −(1/K) Σₖ ln pₖ, at least the former and without bound as a cluster gets rare.
+    - mc_mean: −(1/K) Σₖ ln pₖ, at least as large; unbounded as a cluster becomes rare.
 
     No gradient. "Detecting hallucinations in large language models using semantic entropy"
-    (Nature 630, 2024), and SEED-GRPO (arXiv 2505.12346), which prints mc_mean and whose released
-    code is reported to use shannon.
+    (Nature 630, 2024), and SEED-GRPO (arXiv 2505.12346), whose paper gives mc_mean while its
+    released code reportedly uses shannon.
 
     Args:
         score: [B] floating, nats, see `sequence_score`; −inf leaves a response out.
@@ -104,7 +104,7 @@ def semantic_entropy(
     check_choice("estimator", estimator, get_args(SemanticEstimator))
     groups = Groups(prompt)
     meanings = Groups(groups.index * max(len(cluster), 1) + Groups(cluster).index)
-    # Neither a response without a token nor one with an impossible token.
+    # Leaves out responses without a token and responses with an impossible token.
     counted = torch.isfinite(score)
     score = torch.where(counted, score, -torch.inf)
     log_total = torch.where(counted, groups.logsumexp(score), 0.0)
@@ -115,5 +115,5 @@ def semantic_entropy(
         members = meanings.sum(counted.to(score.dtype)).clamp(min=1)
         share = torch.where(counted, 1 / members, 0.0)
         weight = share / groups.sum(share).clamp(min=1)
-    # A lone cluster's logarithm may round to either side of 0.
+    # The logarithm for a single cluster may round to either side of 0.
     return groups.sum(-weight * log_p).clamp(min=0)

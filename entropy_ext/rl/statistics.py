@@ -1,4 +1,4 @@
-"""The tokens of a whole mini-batch, however many ranks hold it. No gradient."""
+"""Statistics over the tokens of a whole mini-batch, on one rank or several. No gradient."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def masked_mean(values: Tensor, mask: Tensor, *, group: dist.ProcessGroup | None
     Args:
         values: [B, T] floating; may hold NaN where mask is False.
         mask: [B, T] bool.
-        group: ranks that hold the other tokens; each gets the mean over all of them.
+        group: ranks that hold the other tokens; every rank gets the mean over all tokens.
 
     Returns:
         0-d tensor of values' dtype, at least float32; NaN if there is no token.
@@ -41,9 +41,9 @@ def masked_mean(values: Tensor, mask: Tensor, *, group: dist.ProcessGroup | None
 def token_covariance(
     logp: Tensor, advantages: Tensor, mask: Tensor, *, group: dist.ProcessGroup | None = None
 ) -> Tensor:
-    """What each token adds to the covariance of log-probability and advantage.
+    """Each token's contribution to the covariance of log-probability and advantage.
 
-    (logp − mean logp)·(A − mean A), the means over the tokens of all ranks; see
+    (logp − mean logp)·(A − mean A), with means over the tokens of all ranks; see
     `entropy_ext.covariance`.
 
     Args:
@@ -65,10 +65,10 @@ def token_covariance(
 
 @torch.no_grad()
 def token_ids(mask: Tensor, *, group: dist.ProcessGroup | None = None) -> Tensor:
-    """A number for each token that no other token of the mini-batch has.
+    """A unique number for each token of the mini-batch.
 
-    The ranks' parts are numbered one after the other, as if they were one tensor. Parts may differ
-    in both dimensions.
+    The parts of the ranks are numbered one after the other, as if they were one tensor. They may
+    differ in both dimensions.
 
     Args:
         mask: [B, T], for its shape and device.
@@ -89,7 +89,7 @@ def token_ids(mask: Tensor, *, group: dist.ProcessGroup | None = None) -> Tensor
 
 @torch.no_grad()
 def summed(values: Tensor, *, group: dist.ProcessGroup | None = None) -> Tensor:
-    """Values of any shape, added over the ranks of a group; themselves without one."""
+    """Values of any shape, summed over the ranks of a group; unchanged without a group."""
     if group is None:
         return values
     total = values.clone()
@@ -99,8 +99,11 @@ def summed(values: Tensor, *, group: dist.ProcessGroup | None = None) -> Tensor:
 
 @torch.no_grad()
 def gathered(values: Tensor, *, fill: float, group: dist.ProcessGroup | None = None) -> Tensor:
-    """Values [N] of all ranks one after the other, each padded with `fill` to the longest; the same
-    on every rank. With a group the host waits for the lengths; without one these are the values."""
+    """Values [N] of all ranks, concatenated, each padded with `fill` to the longest.
+
+    The result is the same on every rank. With a group, the host waits for the lengths; without one,
+    the values are returned unchanged.
+    """
     if group is None:
         return values
     longest = torch.tensor(len(values), device=values.device)

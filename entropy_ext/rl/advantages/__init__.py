@@ -1,4 +1,4 @@
-"""Advantages: from rewards to a number per token. No gradient."""
+"""Advantages: from rewards to one number per token. No gradient."""
 
 from entropy_ext.rl.advantages.baselines import opo
 from entropy_ext.rl.advantages.entropy_neutral import entropy_neutral

@@ -1,4 +1,4 @@
-"""Baselines that weigh responses by their length. No gradient."""
+"""Baselines that weight responses by their length. No gradient."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ __all__ = ["opo"]
 
 @torch.no_grad()
 def opo(rewards: Tensor, prompt: Tensor, mask: Tensor, *, singleton: Singleton = "zero") -> Tensor:
-    """Reward above the baseline that makes the variance of the policy gradient least.
+    """Reward minus the baseline that minimises the variance of the policy gradient.
 
     b_g = Σᵢ lᵢrᵢ / Σᵢ lᵢ over the group,   Aᵢₜ = rᵢ − b_g
 
-    The exact optimum weighs rewards by ‖∇ ln π(y)‖², which grows as the length l if the gradients
-    of tokens are orthogonal and of one size. Σᵢ lᵢAᵢ = 0 in every group, so that under a sum or
-    mean over tokens a group pushes neither up nor down as a whole. A group without any token
-    gives 0. No gradient.
+    The exact optimum weights rewards by ‖∇ ln π(y)‖², which is proportional to the length l if the
+    gradients of tokens are orthogonal and of equal size. Since Σᵢ lᵢAᵢ = 0 in every group, a sum or
+    mean over tokens has no net effect on the group as a whole. A group without any token gives 0.
+    No gradient.
 
-    "On-Policy RL with Optimal Reward Baseline" (arXiv 2505.23585). A response alone in its group
-    is its own baseline there and in its released code (0); in verl it has none ("reward").
+    "On-Policy RL with Optimal Reward Baseline" (arXiv 2505.23585). In the paper and its released
+    code, a response alone in its group is its own baseline and gets 0; in verl it has no baseline
+    ("reward").
 
     Args:
         rewards: [B] floating.
@@ -40,8 +41,8 @@ def opo(rewards: Tensor, prompt: Tensor, mask: Tensor, *, singleton: Singleton =
     groups = check_groups(rewards, prompt, mask, singleton)
     rewards = at_least_float32(rewards)
     lengths = mask.sum(-1).to(rewards.dtype)
-    # Measured from a member, so that equal rewards give exactly 0.
+    # Subtract a member first, so that equal rewards give exactly 0.
     offset = rewards - groups.first(rewards)
-    # 0/0 in a group without a token, whose advantages are off the mask.
+    # 0/0 in a group without a token; its advantages are off the mask.
     baseline = groups.sum(lengths * offset) / groups.sum(lengths)
     return spread_scores(offset - baseline, rewards, groups, mask, singleton)

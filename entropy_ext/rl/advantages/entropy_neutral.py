@@ -1,4 +1,4 @@
-"""Advantages whose update leaves the batch's entropy, to first order, where it is told to."""
+"""Advantages whose update changes the entropy of the batch, to first order, by a given amount."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def step_size_squared(logp: Tensor, collision: Tensor) -> Tensor:
         [...] in [0, 2].
     """
     miss = -torch.expm1(logp.detach())
-    # Σ_{j≠a} p² by subtraction is rounding noise where p_a is near 1; it lies between these bounds.
+    # By subtraction, Σ_{j≠a} p² is rounding noise where p_a is near 1; it must lie between these
+    # bounds.
     others = (collision - torch.exp(2 * logp.detach())).clamp(min=0)
     return miss.square() + torch.minimum(others, miss.square())
 
@@ -44,31 +45,31 @@ def entropy_neutral(
     damping: float = 1e-3,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """The nearest advantages whose first-order entropy change is the wanted one.
+    """The nearest advantages whose first-order entropy change has a given value.
 
     A′ᵢ = Aᵢ − κ·cᵢ/(sᵢ + damping),   κ = strength·(Σ c A − N·target) / Σ c²/(s + damping)
 
     which minimises Σ (s + damping)(A′ − A)² subject to
-    Σ c A′ = (1 − strength)·Σ c A + strength·N·target: the change of entropy, summed over tokens, is
-    taken from what A would bring to the target. No gradient. Derivation: docs/derivations.md,
-    section 5. Our own; not from a paper.
+    Σ c A′ = (1 − strength)·Σ c A + strength·N·target: the change of entropy, summed over tokens,
+    moves from the one that A would cause towards the target. No gradient. Derivation:
+    docs/derivations.md, section 5. Original to this library; not from a paper.
 
     Args:
         advantages: [B, T] A.
         change: [B, T] c, the entropy change of a token's step per unit advantage, nats; 0 for
             tokens whose gradient is clipped away. Those keep their advantages.
-        size: [B, T] s ≥ 0, the squared length of that step, so that what is kept small is the
-            change of the update and not that of the numbers that stand for it.
+        size: [B, T] s ≥ 0, the squared length of that step, so that the change of the update is
+            minimised rather than the change of the advantages.
         mask: [B, T] bool.
-        strength: 0 leaves the advantages alone, 1 enforces the target.
+        strength: 0 leaves the advantages unchanged, 1 enforces the target.
         target: wanted change of entropy per token and unit step, nats.
-        damping: added to s. Tokens that are almost certain have c and s near 0, where c is rounding
-            noise; it keeps them where they are.
+        damping: added to s. Almost certain tokens have c and s near 0, where c is rounding noise;
+            damping keeps their advantages unchanged.
         group: ranks that hold the other tokens of the same update.
 
     Returns:
-        [B, T] of advantages' dtype, at least float32; 0 off the mask. Where no token changes the
-        entropy, the advantages as they were.
+        [B, T] of advantages' dtype, at least float32; 0 off the mask. If no token changes the
+        entropy, the advantages are returned unchanged.
 
     Raises:
         ValueError, TypeError: a wrong shape, dtype or hyper-parameter.

@@ -1,4 +1,4 @@
-"""Generalised advantage estimation, with a trace decay of its own for every response."""
+"""Generalised advantage estimation, with a separate trace decay for every response."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ def gae(
     gamma: float = 1.0,
     decay: Tensor | float = 0.95,
 ) -> Tensor:
-    """Advantages from a value function, as a decaying sum of its errors.
+    """Advantages from a value function: a decaying sum of its temporal-difference errors.
 
     δₜ = rₜ + γVₜ₊₁ − Vₜ,   Aₜ = δₜ + γλAₜ₊₁,   V and A being 0 after the last token.
 
-    Tokens where mask is False are passed over: t + 1 is the next response token. The returns that
-    belong to these advantages are A + V; a critic that is to learn with another λ takes those of
-    another call. No gradient.
+    Tokens where mask is False are skipped: t + 1 is the next response token. The returns that
+    belong to these advantages are A + V; for a critic with another λ, call the function again. No
+    gradient.
 
     "High-Dimensional Continuous Control Using Generalized Advantage Estimation"
-    (arXiv 1506.02438, eq. 16). A λ for policy and critic each, and per response: VAPO
-    (arXiv 2504.05118).
+    (arXiv 1506.02438, eq. 16). Separate λ for policy and critic, and one per response: VAPO (arXiv
+    2504.05118).
 
     Args:
         rewards: [B, T] floating, see `terminal_rewards`.
         values: [B, T].
         mask: [B, T] bool.
         gamma: γ, 0 to 1.
-        decay: λ, 0 to 1: a number, or [B], one for each response.
+        decay: λ, 0 to 1: a number, or [B], one per response.
 
     Returns:
         [B, T] of the values' dtype, at least float32; 0 where mask is False.
@@ -56,7 +56,7 @@ def gae(
     else:
         check_bound("decay", decay, at_least=0, at_most=1)
     values = torch.where(mask, values, 0.0)
-    # The value of the next response token: itself a sum that a response token cuts off.
+    # The value of the next response token, computed as such a sum that ends at a response token.
     ahead = _sum_backwards(values, torch.where(mask, 0.0, torch.ones_like(values)))
     ahead = torch.cat([ahead[:, 1:], torch.zeros_like(ahead[:, :1])], 1)
     error = torch.where(mask, rewards + gamma * ahead - values, 0.0).to(values.dtype)
@@ -75,10 +75,10 @@ def decoupled_gae(
     decay: Tensor | float = 0.95,
     critic_decay: Tensor | float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Advantages with the policy's λ, returns with the critic's.
+    """Advantages with the policy's λ, and returns with the critic's λ.
 
-    A = `gae` with decay;  R = V + `gae` with critic_decay, the sum of what is to come where that
-    is 1. No gradient. VAPO (arXiv 2504.05118).
+    A = `gae` with decay; R = V + `gae` with critic_decay, which is the sum of future rewards if γ
+    and critic_decay are 1. No gradient. VAPO (arXiv 2504.05118).
 
     Args:
         rewards: [B, T] floating, see `terminal_rewards`.
@@ -102,12 +102,12 @@ def decoupled_gae(
 def length_adaptive_decay(
     lengths: Tensor, *, alpha: float = 0.05, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """A trace decay whose weights Σₜ λᵗ ≈ 1/(1 − λ) add up to a fixed share of the response.
+    """A trace decay whose weights, Σₜ λᵗ ≈ 1/(1 − λ), sum to a fixed fraction of the length.
 
     λ = max(1 − 1/(α·l), 0)
 
-    VAPO (arXiv 2504.05118). The paper does not say what happens to responses shorter than 1/α
-    tokens, for which the formula is negative: 0 here, as in NeMo-RL.
+    VAPO (arXiv 2504.05118). The paper does not cover responses shorter than 1/α tokens, for which
+    the formula without max is negative; here they get 0, as in NeMo-RL.
 
     Args:
         lengths: [B] integer, tokens.
@@ -133,7 +133,7 @@ def terminal_rewards(rewards: Tensor, mask: Tensor) -> Tensor:
         mask: [B, T] bool.
 
     Returns:
-        [B, T] of the rewards' dtype; a response without a token loses its reward.
+        [B, T] of the rewards' dtype; the reward of a response without a token is lost.
 
     Raises:
         ValueError, TypeError: a wrong shape or dtype.
@@ -145,13 +145,13 @@ def terminal_rewards(rewards: Tensor, mask: Tensor) -> Tensor:
 
 
 def _sum_backwards(terms: Tensor, factors: Tensor) -> Tensor:
-    """xₜ = termsₜ + factorsₜ·xₜ₊₁, in ⌈log₂ T⌉ passes rather than one launch per token."""
+    """xₜ = termsₜ + factorsₜ·xₜ₊₁, in ⌈log₂ T⌉ passes instead of one launch per token."""
     width, stride = terms.shape[1], 1
     while stride < width:
         rest = slice(None, width - stride)
         joined = terms[:, rest] + factors[:, rest] * terms[:, stride:]
         products = factors[:, rest] * factors[:, stride:]
-        # Beyond the last token there is nothing to add, whatever the factor.
+        # After the last token nothing is added, whatever the factor.
         terms = torch.cat([joined, terms[:, width - stride :]], 1)
         factors = torch.cat([products, factors[:, width - stride :]], 1)
         stride *= 2

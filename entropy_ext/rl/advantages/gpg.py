@@ -23,12 +23,12 @@ def gpg(
     singleton: Singleton = "zero",
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """Reward above the group's mean, larger the fewer responses earn any.
+    """Reward minus the group's mean, scaled up when few responses earn a reward.
 
-    Aᵢₜ = α·(rᵢ − mean_g(r))/scale,  α = B/(number of rewards that are not 0), 1 if all are.
+    Aᵢₜ = α·(rᵢ − mean_g(r))/scale, α = B/(number of nonzero rewards), or 1 if all are 0.
 
-    No gradient. "GPG: A Simple and Strong Reinforcement Learning Baseline" (arXiv 2504.02546), α as
-    verl has it.
+    No gradient. "GPG: A Simple and Strong Reinforcement Learning Baseline" (arXiv 2504.02546), with
+    α as in verl.
 
     Args:
         rewards: [B] floating.

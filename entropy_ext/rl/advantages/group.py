@@ -1,4 +1,4 @@
-"""Group-relative advantages: one number per response, spread over its tokens. No gradient."""
+"""Group-relative advantages: one number per response, repeated over its tokens. No gradient."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Singleton = Literal["zero", "reward"]
 def group_mean(
     rewards: Tensor, prompt: Tensor, mask: Tensor, *, singleton: Singleton = "zero"
 ) -> Tensor:
-    """Reward above the group's mean.
+    """Reward minus the group's mean.
 
     Aᵢₜ = rᵢ − mean_g(r)
 
@@ -51,7 +51,7 @@ def group_zscore(
     unbiased: bool = True,
     singleton: Singleton = "zero",
 ) -> Tensor:
-    """Reward above the group's mean, in units of the group's standard deviation.
+    """Reward minus the group's mean, divided by the group's standard deviation.
 
     Aᵢₜ = (rᵢ − mean_g(r)) / (std_g(r) + eps)
 
@@ -63,7 +63,7 @@ def group_zscore(
         prompt: [B] int64, the group of each response.
         mask: [B, T] bool, response tokens.
         eps: added to the standard deviation.
-        unbiased: divide the squares by G − 1 rather than G.
+        unbiased: divide the squares by G − 1 instead of G.
         singleton: the advantage of a response alone in its group: "zero", or its "reward".
 
     Returns:
@@ -82,7 +82,7 @@ def group_zscore(
 def check_groups(
     rewards: Tensor, prompt: Tensor, mask: Tensor, singleton: Singleton = "zero"
 ) -> Groups:
-    """The groups of a batch, its arguments checked."""
+    """The groups of a batch, after checking the arguments."""
     check_tensor("mask", mask, ndim=2, dtype=torch.bool)
     check_tensor("rewards", rewards, shape=mask.shape[:1], floating=True)
     check_tensor("prompt", prompt, shape=mask.shape[:1], dtype=torch.int64)
@@ -93,7 +93,7 @@ def check_groups(
 def spread_scores(
     scores: Tensor, rewards: Tensor, groups: Groups, mask: Tensor, singleton: Singleton
 ) -> Tensor:
-    """[B, T]: each response's score [B] at its tokens, 0 elsewhere."""
+    """[B, T]: the score of each response at its tokens, 0 elsewhere."""
     if singleton == "reward":
         scores = torch.where(groups.size == 1, rewards.to(scores.dtype), scores)
     return torch.where(mask, scores.unsqueeze(-1), 0.0)

@@ -14,7 +14,7 @@ __all__ = ["leave_one_out"]
 def leave_one_out(
     rewards: Tensor, prompt: Tensor, mask: Tensor, *, singleton: Singleton = "zero"
 ) -> Tensor:
-    """Reward above the mean of the other responses of the group.
+    """Reward minus the mean of the other responses in the group.
 
     Aᵢₜ = rᵢ − (1/(G − 1))·Σ_{j≠i} rⱼ = G/(G − 1)·(rᵢ − mean_g(r))
 

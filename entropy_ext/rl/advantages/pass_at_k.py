@@ -22,23 +22,24 @@ def pass_at_k_advantage(
     normalize: bool = True,
     eps: float = 1e-6,
 ) -> Tensor:
-    """What a response adds to the best reward among k of its group.
+    """The contribution of a response to the best reward among k responses of its group.
 
     Over all subsets S of k of the group's n responses, M(S) = max_{j∈S} rⱼ:
     Aᵢₜ = (mean_{S∋i} M(S) − mean_S M(S)) / (std_S M(S) + eps)
 
     Computed in closed form: the j-th smallest reward is the greatest of C(j − 1, k − 1) subsets.
-    For right and wrong answers, c right ones, mean_S M is pass@k, 1 − C(n − c, k)/C(n, k). A group
-    of at most k responses has one subset and gives 0, and so does one of equal rewards, or one in
-    which every subset holds a best answer. k = 1 is the z-score with the biased deviation.
+    For right and wrong answers, c of them right, mean_S M is pass@k, 1 − C(n − c, k)/C(n, k). A
+    group of at most k responses has one subset and gives 0. So does a group with equal rewards, and
+    one in which every subset has a best answer. k = 1 is the z-score with the biased deviation.
 
     No gradient.
 
     "Pass@k Training for Adaptively Balancing Exploration and Exploitation of Large Reasoning
     Models" (arXiv 2508.10751), for right and wrong answers; here for any rewards. The numerator is
-    (1 − k/n) times the difference between the subsets with i and those without, which do not depend
-    on i: without the division (normalize=False) its policy gradient is, up to that constant, the
-    unbiased one of the expected best of k, as in "Pass@K Policy Optimization" (arXiv 2505.15201).
+    (1 − k/n) times the difference between the means over subsets with i and without i, and the
+    latter mean does not depend on the reward of i. Without the division (normalize=False), its
+    policy gradient is therefore, up to that constant, the unbiased gradient of the expected best of
+    k, as in "Pass@K Policy Optimization" (arXiv 2505.15201).
 
     Args:
         rewards: [B] floating.
@@ -58,13 +59,14 @@ def pass_at_k_advantage(
     check_bound("k", k, at_least=1, integer=True)
     check_flag("normalize", normalize)
     check_bound("eps", eps, above=0, finite=True)
-    # Measured from the best, so that where every subset holds one all is exactly 0 from here on.
+    # Subtract the best reward first: if every subset has a best answer, all is exactly 0 from here
+    # on.
     rewards = at_least_float32(rewards)
     offset = (rewards - groups.max(rewards)).double()
     n, below = groups.size, groups.rank(offset)
     greatest_of = k / n.double() * _chosen(below, n - 1, k - 1)
     mean = groups.sum(offset * greatest_of)
-    # Subsets with i are i and k − 1 others: i is the greatest, or one of those above it is.
+    # A subset with i has k − 1 others: either i is the greatest, or one of those above it.
     own = _chosen(below, n - 1, k - 1) * offset
     beside = (k - 1) / (n - 1).clamp(min=1).double() * _chosen(below - 1, n - 2, k - 2)
     scores = own + groups.sum_above(offset * beside, offset) - mean

@@ -1,4 +1,4 @@
-"""Advantages from the sign of the outcome alone. No gradient."""
+"""Advantages that depend only on whether the answer is right. No gradient."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ def psr_nsr(
     negative: float = 1.0,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Reinforce what was right, push down what was wrong, each with a weight of its own.
+    """Reinforces right answers and discourages wrong ones, each with its own weight.
 
     Aᵢₜ = positive if response i is right, else −negative.
 
-    No gradient, and no baseline: groups that are all right or all wrong teach as well. positive
-    and negative 1 are plain REINFORCE with rewards ±1; positive 0.1 is W-REINFORCE.
+    No gradient. There is no baseline, so groups that are all right or all wrong have an effect too.
+    With positive and negative at 1 this is plain REINFORCE with rewards ±1; positive at 0.1 is
+    W-REINFORCE.
 
     "The Surprising Effectiveness of Negative Reinforcement in LLM Reasoning" (arXiv 2506.01347).
 

@@ -1,4 +1,4 @@
-"""Rewarding the unlikely: right answers count more the less likely they were. No gradient."""
+"""Rewarding the unlikely: less likely right answers count more. No gradient."""
 
 from __future__ import annotations
 
@@ -26,25 +26,26 @@ def unlikeliness_reward(
     beta: float = 0.25,
     form: UnlikelinessForm = "code",
 ) -> Tensor:
-    """Discounts a response's reward by how likely it was among its group.
+    """Discounts the reward of a response by its likelihood rank in its group.
 
     With uᵢ = (1/lᵢ)·Σₜ old_logpᵢₜ and cᵢ its rank in the group, 0 the least likely:
 
     - "code":  sᵢ = rᵢ·(1 − β·cᵢ/G)
     - "paper": sᵢ = rᵢ·(1 − β·(cᵢ + 1)/G)
 
-    No gradient. Ranks are over all responses of the group, and ties go by position. A response
-    without a token, or whose old_logp is not finite, takes part with u = 0 for what is missing.
+    No gradient. Ranks are taken over all responses of the group, with ties in order of position.
+    Missing or non-finite values of old_logp count as 0 in u.
 
     "Rewarding the Unlikely: Lifting GRPO Beyond Distribution Sharpening" (arXiv 2506.02355). The
-    first form is the released code's, the second the paper's as an independent port states it.
+    first form is that of the released code, the second that of the paper according to an
+    independent port.
 
     Args:
-        rewards: [B] floating; wrong answers should have 0, which stays 0.
+        rewards: [B] floating; should be 0 for wrong answers, and then stays 0.
         old_logp: [B, T], nats, of the trainer's policy before the first update.
         prompt: [B] int64, the group of each response.
         mask: [B, T] bool, response tokens.
-        beta: 0 leaves the rewards as they are; at most 1.
+        beta: 0 leaves the rewards unchanged; at most 1.
         form: one of the two above.
 
     Returns:
@@ -75,15 +76,15 @@ def unlikeliness(
     eps: float = 1e-6,
     singleton: Singleton = "zero",
 ) -> Tensor:
-    """GRPO's advantages of the rewards that `unlikeliness_reward` gives.
+    """GRPO's advantages, computed from the rewards of `unlikeliness_reward`.
 
     Aᵢₜ = (sᵢ − mean_g(s)) / (std_g(s) + eps)
 
-    No gradient. A group that is all right has advantages too, the likely ones negative.
+    No gradient. A group that is all right has advantages too, negative for its likely answers.
 
     Args:
         rewards, old_logp, prompt, mask, beta, form: see `unlikeliness_reward`.
-        eps: added to the standard deviation, which is the unbiased one.
+        eps: added to the (unbiased) standard deviation.
         singleton: the advantage of a response alone in its group: "zero", or its "reward" s.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Advantages brought to mean 0 and variance 1 over the tokens of a whole batch."""
+"""Advantages normalised to mean 0 and variance 1 over the tokens of a whole batch."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def batch_whiten(
     eps: float = 1e-8,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """Advantages in standard deviations from their mean, both over all tokens.
+    """Advantages minus their mean, divided by their standard deviation, both over all tokens.
 
     (A − μ)/√max(σ², eps), with μ and σ² over the N tokens in mask.
 
-    Long responses weigh more in μ, so that responses with A = 0 do not keep 0 unless all are of
-    one length: drop groups without a signal first. No gradient.
+    Long responses weigh more in μ, so responses with A = 0 do not keep 0 unless all have the same
+    length. Drop groups without a signal first. No gradient.
 
-    REINFORCE++ (arXiv 2501.03262) and its recipe in NeMo-RL (σ² over N); verl divides by N − 1
-    (unbiased=True) and adds eps to σ² rather than bounding it.
+    REINFORCE++ (arXiv 2501.03262), as in NeMo-RL (σ² over N). verl divides by N − 1 (unbiased=True)
+    and adds eps to σ² instead of bounding it.
 
     Args:
         advantages: [B, T] floating.
         mask: [B, T] bool.
-        unbiased: σ² over N − 1 rather than N.
+        unbiased: divide σ² by N − 1 instead of N.
         eps: the smallest variance to divide by.
         group: ranks that hold the other tokens of the batch.
 
@@ -50,8 +50,8 @@ def batch_whiten(
     check_tensor("mask", mask, ndim=2, dtype=torch.bool)
     check_tensor("advantages", advantages, shape=mask.shape, floating=True)
     advantages = at_least_float32(advantages)
-    # Measured from one of the advantages rather than from 0: the mean of equal numbers need not
-    # round back to that number, and the residue would be divided by √eps.
+    # Subtract one of the advantages first: the computed mean of equal numbers may differ from that
+    # number, and the difference would be divided by √eps.
     anchor = torch.where(mask, advantages, -torch.inf).flatten()
     anchor = torch.cat([anchor, anchor.new_full((1,), -torch.inf)]).amax()
     if group is not None:

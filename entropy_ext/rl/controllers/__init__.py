@@ -1,4 +1,4 @@
-"""Controllers: what moves a coefficient, or resets the reference, from step to step."""
+"""Controllers: they move a coefficient, or reset the reference, from step to step."""
 
 from entropy_ext.rl.controllers.adaptive_entropy import AdaptiveEntropy, EntropyGate
 from entropy_ext.rl.controllers.base import Controller

@@ -21,9 +21,9 @@ class AdaptiveEntropy(Controller):
 
     With eₖ the entropy measured at step k:
     cₖ₊₁ = clip(cₖ + delta if eₖ < target else cₖ − delta, minimum, maximum),
-    and the coefficient that step k uses is
+    and the coefficient used in step k is
 
-    - "lagged_strict": cₖ·1{eₖ₋₁ < target}, open at the first step (the released code);
+    - "lagged_strict": cₖ·1{eₖ₋₁ < target}, with the gate open at the first step (released code);
     - "current_le":    cₖ·1{eₖ ≤ target} (the paper);
     - "lagged_le":     cₖ·1{eₖ₋₁ ≤ target}, and c rises where eₖ ≤ target (TRL).
 

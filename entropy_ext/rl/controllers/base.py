@@ -1,4 +1,4 @@
-"""What a controller is: a measurement in, a coefficient out, all on the device."""
+"""The base class of controllers: a measurement in, a coefficient out, all on the device."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["Controller"]
 
 
 class Controller(ABC):
-    """Moves a coefficient once per optimizer step, from what was measured there.
+    """Moves a coefficient once per optimizer step, based on a measurement.
 
-    The state is 0-d tensors by name, kept where the measurements are, so that a step never waits
-    for the device. A measurement that is not finite, such as the mean of no tokens, leaves the
-    state as it was and gives 0.
+    The state consists of named 0-d tensors on the device of the measurements, so that a step never
+    waits for the device. A measurement that is not finite, such as the mean of no tokens, leaves
+    the state unchanged and gives 0.
 
     Args:
-        initial: name → starting value; these names are the state.
+        initial: name → starting value, for each part of the state.
     """
 
     def __init__(self, **initial: float) -> None:
@@ -32,11 +32,11 @@ class Controller(ABC):
     def advance(
         self, measured: Tensor, state: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The coefficient for this step, 0-d, and the state after it. Pure."""
+        """The coefficient for this step, 0-d, and the state after it. A pure function."""
 
     @torch.no_grad()
     def step(self, measured: Tensor) -> Tensor:
-        """The coefficient, 0-d, for the step at which `measured` was seen; moves the state.
+        """The coefficient, 0-d, for the step in which `measured` was measured; updates the state.
 
         Args:
             measured: 0-d floating tensor.
@@ -45,7 +45,7 @@ class Controller(ABC):
             TypeError, ValueError: not a 0-d floating tensor.
         """
         check_tensor("measured", measured, shape=(), floating=True)
-        # torch.full, for a tensor made from a host number would wait for the device.
+        # torch.full, because torch.tensor of a host number would wait for the device.
         state = {
             name: self._state[name].to(measured)
             if name in self._state
@@ -65,7 +65,7 @@ class Controller(ABC):
         """Restore what `state_dict` returned.
 
         Raises:
-            ValueError: other names than this controller's.
+            ValueError: the names are not those of this controller.
         """
         if state and set(state) != set(self._initial):
             expected, got = ", ".join(sorted(self._initial)), ", ".join(sorted(state))

@@ -19,20 +19,20 @@ class EntropyPI(Controller):
     With eₖ = Hₖ − target and S₀ = 0:
     αₖ = clip(kp·eₖ + ki·Sₖ, ±limit),  Sₖ₊₁ = Sₖ + scale·eₖ.
 
-    The proportional part alone leaves a steady error of drift/kp under a constant drift; the
-    integral removes it. The released code lets S grow without bound while α is clipped, and then
-    overshoots until S has been unwound (anti_windup=False). With anti_windup=True, S stands still
-    as long as α is clipped and the error would push it further out.
+    Under a constant drift, the proportional part alone leaves a steady error of drift/kp, which the
+    integral removes. The released code lets S grow without bound while α is clipped, and then
+    overshoots until S has come back (anti_windup=False). With anti_windup=True, S does not change
+    while α is clipped and the error would push it further out.
 
-    "EntroPIC" (arXiv 2511.15248). Its text has e = target − H; the sign here is the released
-    code's, the only one that is stable with the loss it is used in.
+    "EntroPIC" (arXiv 2511.15248). Its text has e = target − H; the sign used here is that of the
+    released code, the only one that is stable with its loss.
 
     Args:
         target: entropy to hold, nats.
         kp: α per nat of error.
         ki: α per nat of accumulated error.
         limit: bound on |α|.
-        scale: share of an optimizer step that one measurement stands for.
+        scale: the fraction of an optimizer step that one measurement represents.
         anti_windup: see above.
 
     Raises:
@@ -65,7 +65,7 @@ class EntropyPI(Controller):
     def advance(
         self, measured: Tensor, state: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """α of this step, from the integral before it."""
+        """α of this step, computed with the integral before this step."""
         error = measured - self.target
         wanted = self.kp * error + self.ki * state["integral"]
         alpha = wanted.clamp(-self.limit, self.limit)

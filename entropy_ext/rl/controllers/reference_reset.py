@@ -1,4 +1,4 @@
-"""When to make the current policy the reference."""
+"""When to reset the reference to the current policy."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ __all__ = ["ReferenceReset"]
 
 
 class ReferenceReset:
-    """Asks for a reset on a fixed period, on a spike of the divergence, or on stalled validation.
+    """Requests a reset after a fixed period, a spike of the divergence, or stalled validation.
 
-    A reset falls due after `every` steps without one, when the divergence from the reference
-    exceeds `kl_limit`, or when `patience` validations in a row have not beaten the best score
-    since the last reset. It works on a finished step's numbers on the host, so it is no
-    `Controller`.
+    A reset is due after `every` steps without one, when the divergence from the reference exceeds
+    `kl_limit`, or when `patience` validations in a row have not beaten the best score since the
+    last reset. It uses numbers of a finished step on the host, so it is not a `Controller`.
 
     "ProRL" (arXiv 2505.24864): on stalled or falling validation. ProRL v2 (NVIDIA, August 2025):
-    every 200 to 500 steps, on a spike, or on stalled validation. Neither says by how much a score
-    must stall nor what a spike is.
+    every 200 to 500 steps, on a spike, or on stalled validation. Neither defines a stall or a
+    spike.
 
     Args:
         every: steps, or None.
@@ -56,7 +55,7 @@ class ReferenceReset:
 
         Args:
             kl: divergence from the reference, nats per token, if it was measured.
-            validation: a score, higher is better, if this step ended with a validation.
+            validation: a score (higher is better), if this step ended with a validation.
         """
         self._steps += 1
         if validation is not None:

@@ -1,4 +1,4 @@
-"""How much the tokens of positive advantage count as training goes on."""
+"""Schedules for the weight of tokens with positive advantage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class EntropyGuided(Controller):
     λₖ₊₁ = clip(λₖ − delta if Hₖ < threshold else λₖ + delta, 0, 1); step k uses λₖ.
 
     "Revisiting Entropy in Reinforcement Learning for Large Reasoning Models" (arXiv 2511.05993),
-    known from notes on it only; that Hₖ = threshold raises λ is our reading.
+    known only from notes; that Hₖ = threshold raises λ is an assumption.
 
     Args:
         threshold: nats.
@@ -50,13 +50,13 @@ class EntropyGuided(Controller):
 
 
 def stage_weight(progress: float, *, start: float = 0.5) -> float:
-    """0 up to `start`, from there on a straight line to 1 at the end of training.
+    """0 up to `start`, then rising linearly to 1 at the end of training.
 
-    arXiv 2511.05993, "stage-based", known from notes on it only.
+    arXiv 2511.05993, "stage-based", known only from notes.
 
     Args:
-        progress: share of training done, 0 to 1.
-        start: where the line begins, in [0, 1).
+        progress: fraction of training done, 0 to 1.
+        start: the progress at which the rise begins, in [0, 1).
 
     Raises:
         ValueError: a bound out of range.
@@ -68,12 +68,12 @@ def stage_weight(progress: float, *, start: float = 0.5) -> float:
 
 
 def epoch_weight(progress: float, *, epochs: int) -> float:
-    """(e − 1)/(E − 1) in epoch e of E: 0 in the first, 1 in the last, and 1 if there is but one.
+    """(e − 1)/(E − 1) in epoch e of E: 0 in the first, 1 in the last, and 1 if there is only one.
 
-    arXiv 2511.05993, "epoch-wise", known from notes on it only.
+    arXiv 2511.05993, "epoch-wise", known only from notes.
 
     Args:
-        progress: share of training done, 0 to 1.
+        progress: fraction of training done, 0 to 1.
         epochs: E, passes over the training set.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A seed for each optimizer step, the same after an interruption."""
+"""A seed for each optimizer step; resuming from a checkpoint gives the same seeds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["StepSeed"]
 
 
 class StepSeed:
-    """Counts optimizer steps from a first seed.
+    """Counts optimizer steps, starting from a first seed.
 
     Args:
         first: the seed of the first step; the same on every rank.

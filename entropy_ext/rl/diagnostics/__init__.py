@@ -1,4 +1,4 @@
-"""Diagnostics: what entropy does, what it buys, and what is left to buy."""
+"""Diagnostics: entropy during training, its relation to performance, and pass@k."""
 
 from entropy_ext.rl.diagnostics.fit import EntropyFit, fit_entropy_performance
 from entropy_ext.rl.diagnostics.monitor import EntropyMonitor

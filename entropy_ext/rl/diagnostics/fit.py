@@ -1,4 +1,4 @@
-"""The law that ties performance to entropy, fitted to a training run."""
+"""The relation between performance and entropy, fitted to a training run."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["EntropyFit", "fit_entropy_performance"]
 
 
 class EntropyFit(NamedTuple):
-    """R = b − a·exp(H), fitted."""
+    """The fitted law R = b − a·exp(H)."""
 
     a: float
     b: float
     ceiling: float
     """b − a, the performance at entropy 0"""
     r2: float
-    """share of the performance's variance that the law explains"""
+    """fraction of the variance of the performance that the law explains"""
     interval: tuple[float, float]
-    """of the ceiling, at the confidence asked for"""
+    """confidence interval of the ceiling"""
 
 
 def fit_entropy_performance(
@@ -32,11 +32,11 @@ def fit_entropy_performance(
     *,
     confidence: float = 0.95,
 ) -> EntropyFit:
-    """What performance a run would end at if its entropy went to 0.
+    """Predicts the performance of a run at entropy 0.
 
-    Least squares in x = exp(H) for R = b − a·x; the interval of the ceiling b − a is that of the
-    line at x = 1, Student's t with n − 2 degrees of freedom. It takes the residuals as
-    independent, which the steps of one run are not quite: the truth is wider.
+    Least squares in x = exp(H) for R = b − a·x. The interval of the ceiling b − a is that of the
+    line at x = 1, from Student's t with n − 2 degrees of freedom. It assumes independent residuals;
+    the steps of a run are not quite independent, so the true interval is wider.
 
     "The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models"
     (arXiv 2505.22617, section 2), whose entropy is a mean over responses of the mean over tokens.
@@ -44,7 +44,7 @@ def fit_entropy_performance(
     Args:
         entropy: n ≥ 3 values of H, nats; not all equal. A list or a [n] tensor.
         performance: n values of R, such as accuracies, likewise.
-        confidence: of the interval, between 0 and 1.
+        confidence: confidence level of the interval, between 0 and 1.
 
     Returns:
         EntropyFit of floats.
@@ -69,7 +69,7 @@ def fit_entropy_performance(
                 raise ValueError(f"{name}: expected finite values, got {value} at {i}")
 
     x = [math.exp(h) for h in entropy]
-    # Measured from the first, for then equal performances have no variance left from rounding.
+    # Subtract the first, so that equal performances have no variance from rounding.
     first = float(performance[0])
     y = [float(r) - first for r in performance]
     mean_x, mean_y = math.fsum(x) / n, math.fsum(y) / n
@@ -106,7 +106,7 @@ def _student_t(confidence: float, dof: int) -> float:
 
 
 def _coverage(theta: float, dof: int) -> float:
-    """P(|T| < √dof·tan θ), a finite sum for a whole number of degrees of freedom."""
+    """P(|T| < √dof·tan θ), a finite sum for integer degrees of freedom."""
     # Abramowitz and Stegun, 26.7.3 and 26.7.4.
     sine, cosine = math.sin(theta), math.cos(theta)
     if dof == 1:

@@ -1,4 +1,4 @@
-"""What to watch of entropy while training."""
+"""Entropy and related quantities to monitor during training."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ __all__ = ["EntropyMonitor"]
 
 
 class EntropyMonitor:
-    """Numbers of each step as a flat dict of 0-d tensors, without waiting for the device.
+    """The numbers of each step as a flat dict of 0-d tensors, without waiting for the device.
 
-    - entropy/mean, /p20, /p50, /p80, and /positive and /negative, the means over tokens with
-      A > 0 and A < 0; nats
-    - covariance/mean, and /top, its mean over the top_fraction of tokens where it is greatest; nats
+    - entropy/mean, /p20, /p50, /p80, and /positive and /negative, the means over tokens with A > 0
+      and A < 0, in nats
+    - covariance/mean, and /top, its mean over the top_fraction of tokens with the greatest
+      covariance, in nats
     - entropy_change/predicted: mean exact first-order change per unit step on the scaled logits
       (with stats that carry the extras); entropy_change/measured: mean entropy minus that of the
       step before; nats
-    - clip/low and clip/high: shares of tokens (with the metrics of the step's losses, where they
-      clip)
+    - clip/low and clip/high: fractions of tokens (if given the metrics of losses that clip)
     - kl/old, and kl/reference (with ref_logp): means of e⁻ᵈ − 1 + d, d = logp − the other's; nats
     - pass/1 and pass/k, means over prompts, and ceiling, the b − a of R = b − a·exp(H) fitted to
       the steps so far, R being pass/1 (with correct)
-    - groups/zero_advantage: share of groups without any advantage
+    - groups/zero_advantage: fraction of groups whose advantages are all 0
 
-    A mean of nothing, such as over positive tokens where there are none, repeats that of the step
-    before, 0 at first. With a group all is of the tokens and prompts of all its ranks, the same on
-    each of them; a prompt's responses lie on one rank.
+    A mean over nothing, such as over positive tokens if there are none, repeats the value of the
+    previous step, 0 at first. With a group, all numbers are over the tokens and prompts of all its
+    ranks, and are the same on each of them; all responses to a prompt must be on one rank.
 
     Args:
-        k: of pass/k; groups of fewer responses do not enter it.
-        top_fraction: share of tokens for covariance/top, at least one token; 2e-4 in the Entropy
+        k: the k of pass/k; groups with fewer responses are left out of it.
+        top_fraction: fraction of tokens for covariance/top, at least one token; 2e-4 in the Entropy
             Mechanism paper (arXiv 2505.22617).
-        group: ranks whose parts are one step; all of them must call `update`, with the same
+        group: ranks that hold the parts of one step; all of them must call `update`, with the same
             optional fields. The host then waits for the sizes of the parts.
     """
 
@@ -107,7 +107,7 @@ class EntropyMonitor:
 
     @staticmethod
     def floats(values: Mapping[str, Tensor]) -> dict[str, float]:
-        """The numbers on the host, in one transfer: ready for TensorBoard or a run tracker."""
+        """The numbers as Python floats, copied to the host at once, for a run tracker."""
         stacked = torch.stack([value.double() for value in values.values()])
         return dict(zip(values, stacked.tolist(), strict=True))
 
@@ -149,7 +149,7 @@ class EntropyMonitor:
         right = groups.sum(correct.double())
         estimate = pass_at_k(groups.size, right.long(), self.k)
         enough = groups.size >= self.k
-        # A share of each prompt for each of its responses: the sums are over prompts.
+        # Each response gets an equal share of its prompt, so that the sums are over prompts.
         share = 1 / groups.size.double()
         numbers = (right * share, 1.0, torch.where(enough, estimate, 0.0), enough)
         sums = torch.stack([(number * share).sum() for number in numbers])
@@ -185,7 +185,7 @@ class EntropyMonitor:
 
 
 def _with_point(line: Tensor | None, x: Tensor, r: Tensor) -> Tensor:
-    """The moments of one more point; those before if it is not finite."""
+    """The moments with one more point; unchanged if the point is not finite."""
     if line is None:
         line = torch.zeros(5, dtype=torch.float64, device=x.device)
     count, mean_x, mean_r, squares, products = line.unbind()

@@ -1,4 +1,4 @@
-"""The chance that one of k samples is right."""
+"""The probability that at least one of k samples is right."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["pass_at_k"]
 
 @torch.no_grad()
 def pass_at_k(samples: Tensor, successes: Tensor, k: int) -> Tensor:
-    """Unbiased estimate of the chance that at least one of k samples is right.
+    """Unbiased estimate of the probability that at least one of k samples is right.
 
     1 − C(n − c, k)/C(n, k) = 1 − Π_{j<k} (n − c − j)/(n − j), for c right ones among n ≥ k.
 
@@ -35,6 +35,6 @@ def pass_at_k(samples: Tensor, successes: Tensor, k: int) -> Tensor:
     taken = torch.arange(k, device=samples.device)
     failures = (samples - successes).unsqueeze(-1) - taken
     left = samples.unsqueeze(-1) - taken
-    # With fewer than k failures one of the factors is 0.
+    # With fewer than k failures, one of the factors is 0.
     missed = (failures.double() / left.clamp(min=1)).prod(-1)
     return torch.where(samples >= k, 1 - missed, torch.nan)

@@ -1,7 +1,7 @@
 """Token losses: differentiable in what token_stats returns, one value per token, to be minimised.
 
-A loss never reduces over tokens and never asks the device for a number. Its metrics are 0-d sums
-over the unmasked tokens, so that those of micro-batches add up; divide by "tokens" for a mean.
+A loss never reduces over tokens and never waits for the device. Its metrics are 0-d sums over the
+unmasked tokens, so that those of micro-batches add up; divide by "tokens" for a mean.
 """
 
 from entropy_ext.rl.losses.bcpg import bcpg_nsa

@@ -21,14 +21,15 @@ def bcpg_nsa(
     beta: float = 0.5,
     tau: float = 1e-3,
 ) -> TokenLoss:
-    """Policy gradient on stored responses, held near the policy that wrote them.
+    """Policy gradient on stored responses, with a penalty on leaving the policy that wrote them.
 
     With dᵢ = Σₜ (logpᵢₜ − ref_logpᵢₜ) over the whole response of l tokens:
     Lᵢₜ = −wᵢₜ·Aᵢₜ·logpᵢₜ + (τ/2)·dᵢ²/lᵢ,   w = β where `softened`, 1 elsewhere.
 
     There is no ratio and no clip. Summed over the response, the second term is (τ/2)·d²; its
-    gradient to every logp is τ·d. Gradient flows to logp, in both terms; not where logp or
-    ref_logp is not finite (0 in both), nor in d where a token's difference exceeds 20 nats.
+    gradient with respect to every logp is τ·d. Gradient flows to logp in both terms; it is 0 where
+    logp or ref_logp is not finite, and does not flow through d where a token's difference exceeds
+    20 nats.
 
     "Unearthing Gems from Stones: Policy Optimization with Negative Sample Augmentation for LLM
     Reasoning" (arXiv 2505.14403, eq. 3 to 7), averaged there as seq-mean-token-mean.

@@ -28,7 +28,7 @@ def ce_gppo(
     beta_low: float = 0.75,
     beta_high: float = 1.0,
 ) -> TokenLoss:
-    """The clipped loss, with a gradient of the bound's size where it would have none.
+    """The clipped loss, but clipped tokens keep a gradient of the size of the bound.
 
     With ρ = exp(logp − old_logp):
 
@@ -36,15 +36,16 @@ def ce_gppo(
     - A > 0 and ρ > 1 + clip_high:  L = −beta_high·(1 + clip_high)·A·ρ/sg(ρ)
     - elsewhere:                    L = −A·ρ
 
-    Negative tokens that have become rare go on being pushed down (entropy falls), positive ones
-    that have risen go on rising (rare ones raise it); the two betas balance that. Both 0 have the
-    gradient of `ppo_clip`, both 1 are GPPO (arXiv 2508.07629).
+    Negative tokens that have become rare keep being pushed down, which lowers entropy; positive
+    ones that have risen keep rising, which raises entropy if they are rare. The two betas balance
+    these effects. With both 0 the gradient is that of `ppo_clip`; with both 1 this is GPPO (arXiv
+    2508.07629).
 
     Gradient flows to logp; 0 where the log-ratio is clamped and where logp or old_logp is not
     finite.
 
-    "CE-GPPO" (arXiv 2509.20712). beta_low is 0.75 for 7B models, 0.5 for 1.5B, 0.25 as the default
-    of the released function.
+    "CE-GPPO" (arXiv 2509.20712). beta_low is 0.75 for 7B models and 0.5 for 1.5B models; the
+    default of the released function is 0.25.
 
     Args:
         logp: [B, T] floating, nats, of the policy being trained.
@@ -53,8 +54,8 @@ def ce_gppo(
         mask: [B, T] bool.
         clip_low: the ratio may fall to 1 − clip_low at full gradient.
         clip_high: the ratio may rise to 1 + clip_high at full gradient.
-        beta_low: ≥ 0, share of the gradient that is left below.
-        beta_high: ≥ 0, share of the gradient that is left above.
+        beta_low: ≥ 0, factor on the gradient below the lower bound.
+        beta_high: ≥ 0, factor on the gradient above the upper bound.
 
     Returns:
         TokenLoss; metrics tokens, kl_old, nonfinite_logp, clip_low and clip_high (tokens beyond).
@@ -71,7 +72,7 @@ def ce_gppo(
     ratio = log_rho.exp()
     gain = torch.where(mask, advantages, 0.0).detach()
     beyond_low, beyond_high = held_by_clip(ratio, gain, clip_low=clip_low, clip_high=clip_high)
-    # Of value 1, with the gradient of ln ρ.
+    # Its value is 1 and its gradient is that of ln ρ.
     unit = (log_rho - log_rho.detach()).exp()
     weight = torch.where(beyond_low, beta_low * (1 - clip_low) * unit, ratio)
     weight = torch.where(beyond_high, beta_high * (1 + clip_high) * unit, weight)

@@ -25,12 +25,12 @@ def cispo(
     clip_low: float = 1.0,
     clip_high: float = 0.2,
 ) -> TokenLoss:
-    """Log-likelihood weighted by advantage and clipped ratio.
+    """Log-likelihood, weighted by the advantage and the clipped ratio.
 
     With ρ = exp(logp − old_logp):  L = −sg(clip(ρ, 1 − clip_low, 1 + clip_high))·A·logp.
 
-    Gradient flows to logp at every token: −A·clip(ρ), where PPO's clip would have none; 0 where
-    logp or old_logp is not finite.
+    Gradient flows to logp at every token, −A·clip(ρ), including those where PPO's clip would remove
+    it; 0 where logp or old_logp is not finite.
 
     "MiniMax-M1" (arXiv 2506.13585). verl and slime bound the ratio by 1 ± clip; TRL and
     ms-swift cap it at an absolute epsilon_high, which is clip_high = epsilon_high − 1 (5 in

@@ -1,4 +1,4 @@
-"""Losses that treat tokens of high covariance between log-probability and advantage apart."""
+"""Losses that treat tokens with a high covariance of log-probability and advantage specially."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def kl_cov(
     coef: float = 1.0,
     penalty: CovPenalty = "abs",
 ) -> TokenLoss:
-    """Policy-gradient loss that holds the selected tokens near the policy that sampled.
+    """Policy-gradient loss with a penalty that keeps the selected tokens near the sampling policy.
 
     With d = logp − old_logp:  L = −A·eᵈ + coef·D(d) where `selected`, −A·eᵈ elsewhere, and D
 
@@ -77,8 +77,8 @@ def kl_cov(
     - k2:  d²/2
     - k3:  eᵈ − 1 − d     whose mean over samples of π_old is KL(π_old ‖ π)
 
-    Nothing is clipped. In the first step on a rollout d = 0, where the gradient of D is 0: the
-    penalty acts only from the second mini-batch on.
+    Nothing is clipped. In the first step on a rollout, d = 0 and D has no gradient: the penalty
+    acts only from the second mini-batch on.
 
     Gradient flows to logp; 0 where |d| exceeds 20 nats and where logp or old_logp is not finite
     (d counts as 0 there).

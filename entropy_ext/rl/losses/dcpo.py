@@ -1,4 +1,4 @@
-"""DCPO: bounds on the ratio that are wider for unlikely tokens."""
+"""DCPO: wider bounds on the ratio for unlikely tokens."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["dcpo", "dcpo_bounds"]
 def dcpo_bounds(
     old_logp: Tensor, *, eps_low: float = 0.16, eps_high: float = 0.2
 ) -> tuple[Tensor, Tensor]:
-    """What each token's ratio may fall and rise to.
+    """The lower and upper bound of each token's ratio.
 
     With q = exp(old_logp):
     ½ + ½·√max(1 − 4·eps_low/q, 0) ≤ ρ ≤ ½ + ½·√(1 + 4·eps_high/q)
 
-    They solve |ρ − 1|·ρ·q = eps: the further π/π_old may leave 1, the rarer the token is. No
+    They solve |ρ − 1|·ρ·q = eps: the rarer the token, the further π/π_old may move away from 1. No
     gradient.
 
     "DCPO: Dynamic Clipping Policy Optimization" (arXiv 2509.02333); its script has eps_high 0.28.
@@ -37,8 +37,8 @@ def dcpo_bounds(
         eps_high: ≥ 0.
 
     Returns:
-        The lower and the upper bound, [B, T] each, at least float32. Below q = e⁻⁸⁰ they are those
-        of e⁻⁸⁰, and the upper is beyond any ratio.
+        The lower and the upper bound, [B, T] each, at least float32. For q below e⁻⁸⁰ they are
+        those for e⁻⁸⁰; the upper one then exceeds any ratio.
 
     Raises:
         ValueError, TypeError: a wrong dtype or bound.
@@ -46,7 +46,7 @@ def dcpo_bounds(
     check_tensor("old_logp", old_logp, floating=True)
     check_bound("eps_low", eps_low, at_least=0, finite=True)
     check_bound("eps_high", eps_high, at_least=0, finite=True)
-    # An infinite 1/q times an eps of 0 would be NaN.
+    # If 1/q is infinite and eps is 0, the product would be NaN.
     rarity = 4 * (-at_least_float32(old_logp)).clamp(max=80).exp()
     low = 0.5 + 0.5 * (1 - eps_low * rarity).clamp(min=0).sqrt()
     return low, 0.5 + 0.5 * (1 + eps_high * rarity).sqrt()
@@ -68,8 +68,8 @@ def dcpo(
     Gradient flows to logp: −A·ρ inside the bounds, 0 where the loss is clipped and where logp or
     old_logp is not finite.
 
-    "DCPO: Dynamic Clipping Policy Optimization" (arXiv 2509.02333). Its advantages, smoothed over
-    training steps, and its sum over responses are not part of this loss.
+    "DCPO: Dynamic Clipping Policy Optimization" (arXiv 2509.02333). This loss does not include the
+    paper's advantages, which are smoothed over training steps, or its sum over responses.
 
     Args:
         logp: [B, T] floating, nats, of the policy being trained.
@@ -80,7 +80,7 @@ def dcpo(
         eps_high: of the upper bound.
 
     Returns:
-        TokenLoss; metrics tokens, kl_old, nonfinite_logp, clip_low and clip_high (tokens held).
+        TokenLoss; metrics tokens, kl_old, nonfinite_logp, clip_low and clip_high (tokens clipped).
 
     Raises:
         ValueError, TypeError: a wrong shape, dtype or bound.

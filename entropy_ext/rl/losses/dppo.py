@@ -1,4 +1,4 @@
-"""DPPO: tokens leave by how far the policy has moved, not by its ratio."""
+"""DPPO: tokens are left out by how far the policy has moved instead of by its ratio."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def dppo(
     threshold: float | None = None,
     max_weight: float = 20.0,
 ) -> TokenLoss:
-    """Log-likelihood weighted by advantage and importance; tokens moved too far are left out.
+    """Log-likelihood weighted by advantage and ratio, without tokens that have moved too far.
 
     With p = exp(logp), q = exp(old_logp), ρ = p/q:  L = −M·sg(min(ρ, max_weight))·A·logp, where
-    M = 0 if p has moved the way of A (up for A > 0, down for A ≤ 0) by more than the threshold:
+    M = 0 if p has moved in the direction of A (up for A > 0, down for A ≤ 0) beyond the threshold:
 
     - tv: |p − q|
-    - kl: q ln(q/p) + (1 − q) ln((1 − q)/(1 − p)), the divergence of the token against the rest
+    - kl: q ln(q/p) + (1 − q) ln((1 − q)/(1 − p)), the divergence of "this token or any other"
 
-    A rare token may so multiply its probability, where a clipped ratio would hold it, and a common
-    one may not move mass that a ratio near 1 hides.
+    A rare token may thus multiply its probability, where a clip of the ratio would stop it, while a
+    common token may not shift a mass that its ratio, near 1, would hide.
 
     Gradient flows to logp: −M·A·min(ρ, max_weight); 0 where logp or old_logp is not finite.
 
@@ -58,7 +58,7 @@ def dppo(
 
     Returns:
         TokenLoss; metrics tokens, kl_old, nonfinite_logp, clip_low and clip_high (tokens left out,
-        of falling and of rising probability), capped (tokens at the cap).
+        with falling and with rising probability), capped (tokens at the cap).
 
     Raises:
         ValueError, TypeError: a wrong shape, dtype, bound or option.
@@ -75,7 +75,7 @@ def dppo(
     if divergence == "tv":
         moved = (p - q).abs()
     else:
-        # 1e-8 as in verl: neither logarithm sees 0 where a probability rounds to 1.
+        # 1e-8 as in verl, so that no logarithm is of 0 where a probability rounds to 1.
         rest = ((1 - q + 1e-8) / (1 - p + 1e-8)).log()
         moved = -q * log_rho + (1 - q) * rest
     gain = torch.where(mask, advantages, 0.0).detach()

@@ -1,4 +1,4 @@
-"""EntroPIC's second term: the pull on confident tokens whose strength a controller sets."""
+"""EntroPIC's second term: a pull on confident tokens, whose strength is set by a controller."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["confidence_pull"]
 
 
 def confidence_pull(logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
-    """Raises every masked token's probability in proportion to |A|, whatever the sign of A.
+    """Raises the probability of every unmasked token in proportion to |A|, whatever the sign of A.
 
     With ρ = exp(logp − old_logp): L = −ρ·|A|.
 
-    Added α times to the policy loss −ρ·A, it weighs positive tokens by 1 + α and negative ones by
-    1 − α. On tokens of high probability α > 0 lowers entropy, and α < 0 raises it.
+    Added α times to the policy loss −ρ·A, it weights positive tokens by 1 + α and negative ones by
+    1 − α. On tokens with high probability, α > 0 lowers entropy and α < 0 raises it.
 
     Gradient flows to logp: −ρ·|A|, also where the policy loss is clipped; 0 where the log-ratio
     is clamped and where logp or old_logp is not finite.

@@ -1,4 +1,4 @@
-"""ERC: tokens whose entropy has changed too much lose their gradient."""
+"""ERC: no gradient for tokens whose entropy has changed too much."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def entropy_ratio_mask(
     clip_low: float = 0.05,
     clip_high: float = 0.05,
 ) -> Tensor:
-    """Tokens whose entropy is still near what it was.
+    """Marks tokens whose entropy is still near its old value.
 
     True where 1 − clip_low < e < 1 + clip_high, e = (H + 1e-8)/(H_old + 1e-8), both strict.
 
-    No gradient. The others keep the value of their loss and their place in the mean, detached.
+    No gradient. The loss of the other tokens is detached, but still counts in the mean.
 
-    "Entropy Ratio Clipping" (arXiv 2512.05591), as in Kwai-Klear/ERC, whose configuration's own
-    default is the wider 0.2 / 0.2.
+    "Entropy Ratio Clipping" (arXiv 2512.05591), as in Kwai-Klear/ERC, whose configuration has the
+    wider default 0.2 / 0.2.
 
     Args:
         entropy: [B, T] floating, nats, of the policy being trained.

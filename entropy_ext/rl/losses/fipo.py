@@ -1,4 +1,4 @@
-"""FIPO: a token counts more where the policy moves towards what follows it."""
+"""FIPO: a token counts more if the policy has moved towards the tokens that follow it."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def future_weight(
     FIPO, as in ms-swift.
 
     Args:
-        log_rho: [B, T] floating, ln π/π_old, nats; each response whole.
+        log_rho: [B, T] floating, ln π/π_old, nats; no response may be split.
         mask: [B, T] bool.
-        half_life: tokens after which a ratio counts half; γ = 0.97857 for 32.
+        half_life: number of tokens after which a ratio counts half; γ = 0.97857 for 32.
         low: bound.
         high: bound.
 
@@ -48,7 +48,7 @@ def future_weight(
     check_bound("half_life", half_life, above=0)
     check_bound("low", low, at_least=0)
     check_bound("high", high, at_least=low)
-    # Without values an advantage is the discounted sum of what comes.
+    # With values of 0, the advantage is the discounted sum of the terms that follow.
     discount = 2 ** (-1 / half_life)
     future = gae(log_rho, torch.zeros_like(log_rho), mask, gamma=discount, decay=1.0)
     return torch.where(mask, future.exp().clamp(low, high), 0.0)
@@ -66,26 +66,26 @@ def fipo(
     weight_high: float = 1.2,
     safe_ratio: float = math.inf,
 ) -> TokenLoss:
-    """Clipped policy-gradient loss, weighted by what follows each token.
+    """Clipped policy-gradient loss, weighted by the ratios that follow each token.
 
     L = w·max(−A·ρ, −A·clip(ρ, 1 − clip_low, 1 + clip_high)), w of `future_weight` within
     [1, weight_high], but within [2 − weight_high, 1] where A < 0 and ρ > safe_ratio.
 
     Gradient flows to logp as in `ppo_clip`, times w.
 
-    FIPO, as in ms-swift. Where its safety threshold on the ratio lies could not be found out; by
+    FIPO, as in ms-swift. The value of its safety threshold on the ratio could not be found; by
     default there is none.
 
     Args:
-        logp: [B, T] floating, nats, of the policy being trained; each response whole.
+        logp: [B, T] floating, nats, of the policy being trained; no response may be split.
         old_logp: [B, T], nats.
         advantages: [B, T].
         mask: [B, T] bool.
         clip_low: the ratio may fall to 1 − clip_low.
         clip_high: the ratio may rise to 1 + clip_high.
         half_life: see `future_weight`.
-        weight_high: the greatest weight, 1 to 2; 1 leaves `ppo_clip`.
-        safe_ratio: above it wrong tokens are not weighted up.
+        weight_high: the largest weight, 1 to 2; 1 gives `ppo_clip`.
+        safe_ratio: tokens with A < 0 whose ratio exceeds this are not weighted up.
 
     Returns:
         TokenLoss; the metrics of `ppo_clip`, and weight (Σ w over tokens).

@@ -32,9 +32,9 @@ def kl_penalty(
     - k1:       d                       gradient ∇logp, whose mean is 0: no penalty as a loss
     - k2:       d²/2                    gradient d·∇logp, that of the divergence when on policy
     - k3:       e⁻ᵈ − 1 + d             gradient (1 − e⁻ᵈ)∇logp: at most 1, unbounded below
-    - unbiased: ρ·(e⁻ᵈ − 1 + d)         gradient ρ·d·∇logp, that of the divergence off policy too
+    - unbiased: ρ·(e⁻ᵈ − 1 + d)         gradient ρ·d·∇logp, that of the divergence also off policy
 
-    Gradient flows to logp, through ρ as well; it is 0 where a bound holds and where either
+    Gradient flows to logp, also through ρ; it is 0 where a bound is active and where a
     log-probability is not finite (d and ln ρ count as 0 there).
 
     k1 to k3: J. Schulman, "Approximating KL Divergence" (2020). unbiased: "DeepSeek-V3.2"
@@ -45,9 +45,9 @@ def kl_penalty(
         ref_logp: [B, T], nats, of the reference.
         mask: [B, T] bool.
         estimator: one of the four above.
-        old_logp: [B, T], nats, of the policy that sampled; only and always for "unbiased".
-        max_value: bound on the absolute value of the estimate, nats, or None. verl bounds k3 by
-            10; a bound cuts the gradient where the divergence is largest.
+        old_logp: [B, T], nats, of the policy that sampled; required for "unbiased", else None.
+        max_value: bound on the absolute value of the estimate, nats, or None. verl bounds k3 by 10;
+            a bound removes the gradient where the divergence is largest.
         max_log_ratio: bound on |d| and |ln ρ| before they are exponentiated, nats.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Plain likelihood of the policy's own right answers."""
+"""Likelihood of the policy's own right answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def positive_nll(logp: Tensor, positive: Tensor, mask: Tensor) -> TokenLoss:
 
     L = −logp on response tokens of positive responses, 0 elsewhere.
 
-    Gradient flows to logp, where it is finite. There is no ratio and no clip.
+    Gradient flows to logp where it is finite. There is no ratio and no clip.
 
     VAPO (arXiv 2504.05118), "positive example LM loss"; there it is averaged over the positive
     tokens alone.

@@ -1,4 +1,4 @@
-"""LUFFY: learn from one's own responses and a teacher's in one loss."""
+"""LUFFY: one loss for the policy's own responses and a teacher's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def mixed_policy(
     clip_low: float = 0.2,
     clip_high: float = 0.2,
 ) -> TokenLoss:
-    """Clipped loss on own tokens, shaped importance weight on the teacher's.
+    """Clipped loss on the policy's own tokens, shaped importance weight on the teacher's.
 
     With p = exp(logp), on the teacher's tokens, whose own probability is taken as 1:
     L = −A·f(p), f(p) = p/(p + γ), so that ∂L/∂logp = −A·γp/(p + γ)²: at most |A|/4, at p = γ,
@@ -41,7 +41,7 @@ def mixed_policy(
     Args:
         logp: [B, T] floating, nats, of the policy being trained.
         old_logp: [B, T], nats; not read on the teacher's tokens.
-        advantages: [B, T], of the whole group, the teacher's response included.
+        advantages: [B, T], of the whole group, including the teacher's response.
         mask: [B, T] bool.
         teacher: [B, T] bool, the tokens that the teacher wrote.
         teacher_logp: [B, T], nats, of the teacher, or None; read on its tokens only.
@@ -68,7 +68,7 @@ def mixed_policy(
     if teacher_logp is not None:
         check_tensor("teacher_logp", teacher_logp, shape=logp.shape, floating=True)
         known = known & torch.isfinite(teacher_logp)
-    # At most 0, so that nothing overflows where it is not the log-probability of a token.
+    # At most 0, so that entries that are not log-probabilities of tokens cannot overflow.
     taught = torch.where(known, logp, 0.0)
     if teacher_logp is not None:
         weight = taught.exp() / (torch.where(known, teacher_logp, 0.0).detach().exp() + 1e-6)

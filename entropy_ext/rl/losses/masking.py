@@ -1,4 +1,4 @@
-"""Which sequences the policy loss leaves out because the policy has moved too far from them."""
+"""Leaves out sequences from which the policy has moved too far."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ def off_policy_sequence_mask(
     *,
     threshold: float,
 ) -> Tensor:
-    """Leaves out tokens of negative advantage in sequences far off the policy.
+    """Leaves out tokens with negative advantage in sequences that are far off policy.
 
     Mᵢₜ = 0 where Aᵢₜ < 0 and (1/lᵢ)·Σₜ (old_logp − logp) > threshold, else 1.
 
-    No gradient. It multiplies the policy loss only: a KL penalty stays, and so do the divisors
-    (ms-swift takes the sequences out of both). Each sequence must be whole. An empty sequence has
-    distance 0; a token whose logp or old_logp is not finite adds 0 to it.
+    No gradient. It multiplies the policy loss only, not a KL penalty or the divisors (ms-swift
+    removes the sequences from both). No sequence may be split. An empty sequence has distance 0; a
+    token whose logp or old_logp is not finite adds 0 to the distance.
 
     "DeepSeek-V3.2" (arXiv 2512.02556), as in TRL and slime.
 
     Args:
         logp: [B, T] floating, nats, of the policy being trained.
-        old_logp: [B, T], nats; those of the sampler itself catch its mismatch as well.
+        old_logp: [B, T], nats; with the sampler's own, its mismatch counts too.
         advantages: [B, T].
         mask: [B, T] bool.
-        threshold: δ ≥ 0, nats per token. The report does not say; TRL suggests 0.5, slime's
+        threshold: δ ≥ 0, nats per token. The report gives no value; TRL suggests 0.5, slime's
             default is 1e-4.
 
     Returns:

@@ -27,14 +27,14 @@ def minirl(
     clip_high: float = 0.27,
     max_weight: float = 5.0,
 ) -> TokenLoss:
-    """Log-likelihood weighted by advantage and importance; far tokens left out.
+    """Log-likelihood weighted by advantage and importance, without tokens that have moved too far.
 
     With ρ = exp(logp − old_logp) and w = min(exp(logp − rollout_logp), max_weight):
     L = −M·sg(w)·A·logp, where M = 0 if A > 0 and ρ > 1 + clip_high, or A < 0 and
     ρ < 1 − clip_low, else 1.
 
-    The mask looks at how far training has moved (ρ), the weight at that and at the mismatch
-    between trainer and sampler together. Clipping their product instead would drop tokens for a
+    The mask considers only how far training has moved (ρ); the weight also includes the mismatch
+    between trainer and sampler. Clipping the product instead would drop tokens because of a
     mismatch that training did not cause.
 
     Gradient flows to logp: −M·w·A; 0 where logp, old_logp or rollout_logp is not finite.
@@ -48,8 +48,8 @@ def minirl(
         advantages: [B, T].
         mask: [B, T] bool.
         rollout_logp: [B, T], nats, as the sampler reported them.
-        clip_low: tokens of negative advantage count down to ρ = 1 − clip_low.
-        clip_high: tokens of positive advantage count up to ρ = 1 + clip_high.
+        clip_low: tokens with negative advantage count down to ρ = 1 − clip_low.
+        clip_high: tokens with positive advantage count up to ρ = 1 + clip_high.
         max_weight: cap on the importance weight, > 0.
 
     Returns:

@@ -29,7 +29,7 @@ def ppo_clip(
     dual_clip: float | None = None,
     max_log_ratio: float = 20.0,
 ) -> TokenLoss:
-    """Clipped policy-gradient loss, with its own bound on either side.
+    """Clipped policy-gradient loss, with separate lower and upper bounds.
 
     With ρ = exp(logp − old_logp):
     L = max(−A·ρ, −A·clip(ρ, 1 − clip_low, 1 + clip_high)), and with a dual clip c, for A < 0:
@@ -43,7 +43,7 @@ def ppo_clip(
 
     Args:
         logp: [B, T] floating, nats, of the policy being trained.
-        old_logp: [B, T], nats, of the policy that is the ratio's denominator.
+        old_logp: [B, T], nats, of the policy in the denominator of the ratio.
         advantages: [B, T].
         mask: [B, T] bool.
         clip_low: the ratio may fall to 1 − clip_low, 0 ≤ clip_low ≤ 1.
@@ -52,8 +52,8 @@ def ppo_clip(
         max_log_ratio: bound on |logp − old_logp| before it is exponentiated, nats.
 
     Returns:
-        TokenLoss; metrics tokens, clip_low, clip_high, dual_clip (tokens whose loss is held by
-        that bound), kl_old (Σ ρ − 1 − ln ρ, nats) and nonfinite_logp (tokens).
+        TokenLoss; metrics tokens, clip_low, clip_high, dual_clip (tokens whose loss is at that
+        bound), kl_old (Σ ρ − 1 − ln ρ, nats) and nonfinite_logp (tokens).
 
     Raises:
         ValueError, TypeError: a wrong shape, dtype or bound.
@@ -89,7 +89,7 @@ def ppo_clip(
 def held_by_clip(
     ratio: Tensor, advantages: Tensor, *, clip_low: float, clip_high: float
 ) -> tuple[Tensor, Tensor]:
-    """[B, T] bool each: tokens whose clipped loss is held by the lower, and by the upper bound."""
+    """[B, T] bool each: tokens whose clipped loss is at the lower, and at the upper bound."""
     held_low = (advantages < 0) & (ratio < 1 - clip_low)
     held_high = (advantages > 0) & (ratio > 1 + clip_high)
     return held_low, held_high

@@ -17,12 +17,12 @@ __all__ = ["dro", "reinforce"]
 
 
 def reinforce(logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tensor) -> TokenLoss:
-    """Log-likelihood weighted by advantage.
+    """Log-likelihood weighted by the advantage.
 
     L = −A·logp
 
-    Gradient flows to logp: −A; 0 where logp or old_logp is not finite. Nothing corrects for old
-    data: old_logp serves the metrics.
+    Gradient flows to logp: −A; 0 where logp or old_logp is not finite. There is no correction for
+    old data; old_logp is used only for the metrics.
 
     R. Williams, "Simple statistical gradient-following algorithms" (1992); GPG (arXiv 2504.02546)
     has this loss.
@@ -45,15 +45,15 @@ def reinforce(logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tensor) 
 def dro(
     logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tensor, *, beta: float = 0.1
 ) -> TokenLoss:
-    """Log-likelihood weighted by advantage, less half the squared log-ratio.
+    """Log-likelihood weighted by the advantage, with a penalty on the squared log-ratio.
 
     With ln ρ = logp − old_logp:  L = −(A·logp − (β/2)·ln²ρ).
 
     Gradient flows to logp: −A + β·ln ρ, so that a token settles at ln ρ = A/β; 0 where logp or
     old_logp is not finite, and the second part is 0 where the log-ratio is clamped.
 
-    Direct reward optimisation, as in verl's policy loss "dro". Its weight could not be verified:
-    0.1 is a port's default, another's is 1.
+    Direct reward optimisation, as in verl's policy loss "dro". The value of β could not be
+    verified: 0.1 is the default of one port, 1 that of another.
 
     Args:
         logp: [B, T] floating, nats, of the policy being trained.

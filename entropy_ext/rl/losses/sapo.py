@@ -25,7 +25,7 @@ def sapo(
     tau_positive: float = 1.0,
     tau_negative: float = 1.05,
 ) -> TokenLoss:
-    """A sigmoid of the ratio, whose slope fades as the ratio leaves 1.
+    """A sigmoid of the ratio, whose slope decreases as the ratio moves away from 1.
 
     With ρ = exp(logp − old_logp) and τ by the sign of A:  L = −A·(4/τ)·σ(τ(ρ − 1)).
 
@@ -39,7 +39,7 @@ def sapo(
         old_logp: [B, T], nats.
         advantages: [B, T].
         mask: [B, T] bool.
-        tau_positive: τ where A > 0; larger fades faster.
+        tau_positive: τ where A > 0; with a larger value the slope decreases faster.
         tau_negative: τ elsewhere.
 
     Returns:

@@ -1,4 +1,4 @@
-"""SENT's token level: hold on to the old policy where entropy is low, covariance extreme."""
+"""SENT's token loss: stays near the old policy where entropy is low and covariance extreme."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def sent(
     penalty: Tensor,
     coef: float = 0.1,
 ) -> TokenLoss:
-    """Unclipped policy gradient, and |ln ρ| on chosen tokens.
+    """Unclipped policy gradient, with a penalty |ln ρ| on chosen tokens.
 
     With ρ = exp(logp − old_logp):  L = −A·ρ + coef·penalty·|ln ρ|.
 
-    Gradient flows to logp: −A·ρ + coef·penalty·sign(ln ρ), the sign 0 at ρ = 1, so that exactly on
-    policy this is plain policy gradient; 0 where the log-ratio is clamped and where logp or
-    old_logp is not finite.
+    Gradient flows to logp: −A·ρ + coef·penalty·sign(ln ρ). The sign is 0 at ρ = 1, so exactly on
+    policy this is plain policy gradient. The gradient is 0 where the log-ratio is clamped and where
+    logp or old_logp is not finite.
 
     "Efficient RL with Semantic and Token Entropy for LLM Reasoning" (arXiv 2512.04359).
 
@@ -44,7 +44,7 @@ def sent(
         advantages: [B, T].
         mask: [B, T] bool.
         penalty: [B, T], as `sent_penalty` gives it.
-        coef: ≥ 0. The released configuration has 0.1, the code behind it falls back on 1.
+        coef: ≥ 0. The released configuration has 0.1; the default in its code is 1.
 
     Returns:
         TokenLoss; metrics tokens, kl_old, nonfinite_logp, penalised (tokens).
@@ -77,23 +77,23 @@ def sent_penalty(
     rest: float = 0.0,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """Which tokens are held, and how strongly.
+    """Which tokens are penalised, and how strongly.
 
-    The low tokens are the max(⌊low_fraction·N⌋, 1) of least entropy. Among them, with
-    cov = (logp − mean)(A − mean), means over the low tokens, the max(⌊cov_fraction·n⌋, 1) of
-    greatest cov get `top`, as many of least cov get `bottom`, which wins where both would, and the
-    others get `rest`.
+    The low tokens are the max(⌊low_fraction·N⌋, 1) with the lowest entropy; let n be their number.
+    Their cov is (logp − mean)(A − mean), with means over the low tokens. The max(⌊cov_fraction·n⌋,
+    1) of them with the greatest cov get `top`, the same number with the smallest cov get `bottom`
+    (which wins if a token is in both), and the others get `rest`.
 
     No gradient. "Efficient RL with Semantic and Token Entropy for LLM Reasoning"
-    (arXiv 2512.04359). rest = 0 is the released code; its text holds all low tokens (rest > 0).
-    The code indexes with a 0/1 integer mask and so gathers other entries than it means to; this is
-    what it means.
+    (arXiv 2512.04359). rest = 0 is the released code; the paper penalises all low tokens (rest >
+    0). The released code indexes with a 0/1 integer mask and so reads the wrong entries; here the
+    intended ones are used.
 
     Args:
         logp: [B, T] floating, nats, of the policy being trained.
         entropy: [B, T], nats, of the same policy.
         advantages: [B, T].
-        mask: [B, T] bool; tokens of non-finite logp or entropy are passed over.
+        mask: [B, T] bool; tokens with a non-finite logp or entropy are skipped.
         low_fraction: in [0, 1].
         cov_fraction: in [0, 1].
         top: ≥ 0.
@@ -112,7 +112,8 @@ def sent_penalty(
         check_bound(name, value, at_least=0)
     known = mask & torch.isfinite(logp) & torch.isfinite(entropy)
     ids = token_ids(mask, group=group)
-    # kl_cov takes the greatest of any score, rounded down and at least one: of −entropy the lowest.
+    # kl_cov selects the greatest of any score, rounding down to at least one; with −entropy, the
+    # lowest entropies.
     low = kl_cov(-entropy, known, fraction=low_fraction, token_ids=ids, group=group)
     cov = token_covariance(logp, advantages, low, group=group)
     highest = kl_cov(cov, low, fraction=cov_fraction, token_ids=ids, group=group)

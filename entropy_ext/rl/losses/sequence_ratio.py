@@ -1,4 +1,4 @@
-"""Losses that weigh whole sequences: GSPO, GMPO, VESPO. Each sequence must be whole."""
+"""Losses with a weight per sequence: GSPO, GMPO, VESPO. No sequence may be split."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ def gspo(
     With sᵢ = exp((1/lᵢ)·Σₜ ln ρᵢₜ):
     Lᵢₜ = max(−A·s, −A·clip(s, 1 − clip_low, 1 + clip_high)).
 
-    Gradient flows to logp as if each token's ratio were sᵢ: −A·sᵢ, the same for all its tokens, 0
-    where the sequence is clipped. Averaged over the sequence's tokens that is the gradient of
-    −A·sᵢ. A token whose logp or old_logp is not finite has ln ρ = 0 and no gradient.
+    Gradient flows to logp as if the ratio of each token were sᵢ: −A·sᵢ, the same for all tokens of
+    the sequence, and 0 if the sequence is clipped. Averaged over the tokens of the sequence, this
+    is the gradient of −A·sᵢ. A token whose logp or old_logp is not finite has ln ρ = 0 and no
+    gradient.
 
     "Group Sequence Policy Optimization" (arXiv 2507.18071), the token form; averaged over each
-    response and then over responses. ln s is held at 10, as in verl.
+    response and then over responses. ln s is capped at 10, as in verl.
 
     Args:
         logp: [B, T] floating, nats, of the policy being trained.
@@ -65,7 +66,7 @@ def gspo(
         clip_low=clip_low,
         clip_high=clip_high,
     )
-    # A token without a ratio has no gradient, but is a token of its sequence.
+    # A token without a ratio has no gradient, but still counts as a token of its sequence.
     return TokenLoss(loss, {**metrics, **ratio_metrics(log_rho, mask, nonfinite)})
 
 
@@ -78,13 +79,13 @@ def gmpo(
     clip_low: float = 0.4,
     clip_high: float = 0.4,
 ) -> TokenLoss:
-    """Geometric mean of token ratios, each clipped where it goes the way of its advantage.
+    """Geometric mean of token ratios, each clipped in the direction of its advantage.
 
     With d = ln ρ, d′ = min(d, clip_high) where A > 0, max(d, −clip_low) where A < 0, 0 where A = 0:
     Lᵢₜ = −Aᵢₜ·exp((1/lᵢ)·Σₜ d′ᵢₜ).
 
-    Gradient flows to logp through every d′ that is not held. The mean over a sequence's tokens is
-    the sequence's loss.
+    Gradient flows to logp through every d′ that is not clipped. The mean over the tokens of a
+    sequence is the loss of the sequence.
 
     "Geometric-Mean Policy Optimization" (arXiv 2507.20673), as in verl's geo_mean.
 
@@ -97,7 +98,7 @@ def gmpo(
         clip_high: bound on ln ρ, nats.
 
     Returns:
-        TokenLoss; metrics tokens, kl_old, nonfinite_logp, clip_low and clip_high (tokens held).
+        TokenLoss; metrics tokens, kl_old, nonfinite_logp, clip_low and clip_high (tokens clipped).
 
     Raises:
         ValueError, TypeError: a wrong shape, dtype or bound.
@@ -130,11 +131,12 @@ def vespo(
     k_negative: float = 3.0,
     lambda_negative: float = 2.0,
 ) -> TokenLoss:
-    """Log-likelihood weighted by a smooth bump in the sequence's whole ratio.
+    """Log-likelihood weighted by a smooth, bump-shaped function of the sequence's ratio.
 
     With W = Πₜ ρₜ and φ(W) = W^k·exp(λ(1 − W)), (k, λ) by the sign of A:  L = −sg(φ)·A·logp.
 
-    φ(1) = 1, and its maximum is at W = k/λ: sequences far off the policy on either side fade out.
+    φ(1) = 1, and its maximum is at W = k/λ: sequences that are far off policy, on either side, get
+    little weight.
 
     Gradient flows to logp: −φ·A; 0 where logp or old_logp is not finite.
 
@@ -176,5 +178,5 @@ def vespo(
 
 
 def _sequence_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """[B, 1]: mean over the sequence's tokens; values are 0 off the mask. 0 for an empty one."""
+    """[B, 1]: mean over each sequence's tokens, 0 if it has none; values are 0 off the mask."""
     return values.sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)

@@ -1,4 +1,4 @@
-"""What every token loss returns, and the ratio and the checks that they share."""
+"""The result type of every token loss, and the ratio and checks that they share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["TokenLoss", "check_loss_inputs", "log_ratio", "ratio_metrics"]
 
 
 class TokenLoss(NamedTuple):
-    """A loss per token, and what happened on the way."""
+    """A loss per token, and metrics."""
 
     loss: Tensor
     """[B, T], 0 off the mask"""
@@ -24,7 +24,7 @@ class TokenLoss(NamedTuple):
 def log_ratio(
     logp: Tensor, old_logp: Tensor, mask: Tensor, *, max_log_ratio: float = 20.0
 ) -> tuple[Tensor, Tensor]:
-    """ln π/π_old per token, safe to exponentiate.
+    """ln π/π_old for each token, bounded so that it can be exponentiated.
 
     clamp(logp − old_logp, ±max_log_ratio), and 0 where either is not finite or mask is False.
 
@@ -46,7 +46,7 @@ def log_ratio(
 
 
 def check_loss_inputs(logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tensor) -> None:
-    """Raise unless the four are [B, T] alike, the mask bool and the others floating."""
+    """Raise unless all four are [B, T], the mask bool and the others floating."""
     check_tensor("logp", logp, ndim=2, floating=True)
     check_tensor("old_logp", old_logp, shape=logp.shape, floating=True)
     check_tensor("advantages", advantages, shape=logp.shape, floating=True)
@@ -54,7 +54,7 @@ def check_loss_inputs(logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: 
 
 
 def ratio_metrics(log_rho: Tensor, mask: Tensor, nonfinite: Tensor) -> dict[str, Tensor]:
-    """What every loss reports: tokens, kl_old (Σ ρ − 1 − ln ρ, nats) and nonfinite_logp (tokens).
+    """The metrics of every loss: tokens, kl_old (Σ ρ − 1 − ln ρ, nats) and nonfinite_logp (tokens).
 
     Args:
         log_rho: [B, T], the log-ratio; 0 off the mask.

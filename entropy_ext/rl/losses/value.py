@@ -19,12 +19,12 @@ def value_loss(
     *,
     clip: float | None = None,
 ) -> TokenLoss:
-    """Squared error of a value head, with an optional bound on how far an update carries it.
+    """Squared error of a value head, with an optional bound on how far an update may move it.
 
     L = ½(V − R)², and with a clip c: L = ½ max((V − R)², (clip(V, V_old ± c) − R)²).
 
-    Gradient flows to values; with a clip it is 0 where the clipped error is the larger and V is
-    beyond its bound.
+    Gradient flows to values; with a clip, it is 0 where the clipped error is larger and V is beyond
+    the bound.
 
     "High-Dimensional Continuous Control Using Generalized Advantage Estimation"
     (arXiv 1506.02438, eq. 28); the clipped form is that of OpenAI's PPO code and verl.
@@ -32,13 +32,13 @@ def value_loss(
     Args:
         values: [B, T] floating, of the head being trained.
         old_values: [B, T], of the head when the rollout was made.
-        returns: [B, T], what to predict.
+        returns: [B, T], the targets.
         mask: [B, T] bool.
         clip: c > 0, or None; verl's default is 0.5, NeMo-RL's recipe 0.2.
 
     Returns:
         TokenLoss; metrics value_tokens, value_error (Σ(V − R)²) and value_clip (tokens whose loss
-        is held by the bound).
+        is at the bound).
 
     Raises:
         ValueError, TypeError: a wrong shape, dtype or bound.
