@@ -88,6 +88,11 @@ def liger() -> Statistics:
     return lambda logits, tokens: (-liger_cross_entropy(logits, tokens, reduction="none"),)
 
 
+def softmax(logits: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+    """torch.softmax alone: what a single row has to be as fast as."""
+    return (torch.softmax(logits, -1),)
+
+
 IMPLEMENTATIONS: dict[str, Callable[[], Statistics]] = {
     "ours": lambda: ours,
     "ours+extras": lambda: ours_extras,
@@ -98,10 +103,12 @@ IMPLEMENTATIONS: dict[str, Callable[[], Statistics]] = {
     "trl": lambda: trl_statistics,
     "verl": lambda: verl_statistics,
     "liger": liger,
+    "softmax": lambda: softmax,
 }
 
-FORWARD_ONLY = ("ours+extras", "ours-in-cache")
-"""The extras carry no gradient; one row's gradient would be a sum over rows."""
+FORWARD_ONLY = ("ours+extras", "ours-in-cache", "softmax")
+"""The extras carry no gradient; one row's gradient would be a sum over rows; probabilities are
+neither of the two results."""
 
 
 def available(device: torch.device) -> list[str]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bench.baselines import log_softmax_statistics
-from bench.candidates import DTYPES, ROTATED_BYTES
+from bench.candidates import DTYPES
 from bench.environment import environment
 from bench.memory import peak_extra_bytes
 from bench.report import milliseconds, warn_if_busy, wide_console
@@ -182,7 +182,7 @@ def measure(
     stopwatch: Stopwatch = cpu_stopwatch
     synchronize: Callable[[], None] = no_wait
     if device.type == "cuda":
-        stopwatch = cuda_stopwatch(torch.ones(ROTATED_BYTES // 4, device=device))
+        stopwatch = cuda_stopwatch(device)
         synchronize = torch.cuda.synchronize
 
     calls = {FLOOR: Call(lambda turn: problem.bare())}

@@ -16,7 +16,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.candidates import ROTATED_BYTES
 from bench.environment import environment
 from bench.report import milliseconds, print_environment, warn_if_busy, wide_console
 from bench.selection_baselines import Cost, cost_of
@@ -78,7 +77,7 @@ def measure(
     stopwatch: Stopwatch = cpu_stopwatch
     synchronize: Callable[[], None] = no_wait
     if device.type == "cuda":
-        stopwatch = cuda_stopwatch(torch.ones(ROTATED_BYTES // 4, device=device))
+        stopwatch = cuda_stopwatch(device)
         synchronize = torch.cuda.synchronize
     shared = asdict(environment(device))
     for count in tokens:

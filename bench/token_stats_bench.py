@@ -12,7 +12,6 @@ from bench.candidates import (
     DTYPES,
     FORWARD_ONLY,
     KEPT_IDS,
-    ROTATED_BYTES,
     Calls,
     Shape,
     available,
@@ -35,6 +34,7 @@ NOTES = {
     "ours+support": f"also over {KEPT_IDS} kept ids a row",
     "ours-in-cache": "one row N times: arithmetic alone",
     "liger": "log-probability only",
+    "softmax": "torch.softmax: probabilities only",
 }
 
 
@@ -62,7 +62,7 @@ def measure(
     calls = Calls(shape, device)
     stopwatch: Stopwatch = cpu_stopwatch
     if device.type == "cuda":
-        stopwatch = cuda_stopwatch(torch.ones(ROTATED_BYTES // 4, device=device))
+        stopwatch = cuda_stopwatch(device)
     for direction in directions:
         floors = {"read": calls.read, "copy": calls.copy}
         timed = {name: floors[name]() for name in FLOORS[direction].split("+")}

@@ -100,13 +100,13 @@ inline float fast_exp2(float x) { return simt::exp2_approx_ftz(x); }
 
 template <class T>
 T load_aligned(const T* from, SIMT_SITE_PARAMETERS) {
-  simt::check_aligned(from, sizeof(T), SIMT_SITE);
+  simt::check_access(from, sizeof(T), SIMT_SITE);
   return *from;
 }
 
 template <class T>
 void store_aligned(T* to, T value, SIMT_SITE_PARAMETERS) {
-  simt::check_aligned(to, sizeof(T), SIMT_SITE);
+  simt::check_access(to, sizeof(T), SIMT_SITE);
   *to = value;
 }
 

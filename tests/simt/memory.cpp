@@ -45,11 +45,19 @@ void* shared_memory(const void* key, const char* name, size_t bytes, size_t alig
   return found->second.memory.begin();
 }
 
-void check_aligned(const void* address, size_t alignment, Site site) {
-  if (reinterpret_cast<uintptr_t>(address) % alignment == 0) return;
-  fail("at %s:%d address %p is not a multiple of %zu", base_name(site.file), site.line, address,
-       alignment);
+// The sanitizer itself sees no load whose result is partly unused: compilers narrow it before.
+void check_access(const void* address, size_t bytes, Site site) {
+  if (reinterpret_cast<uintptr_t>(address) % bytes != 0) {
+    fail("at %s:%d address %p is not a multiple of %zu", base_name(site.file), site.line, address,
+         bytes);
+    stop();
+  }
+#if defined(__SANITIZE_ADDRESS__)
+  if (__asan_region_is_poisoned(const_cast<void*>(address), bytes) == nullptr) return;
+  fail("at %s:%d %zu bytes at %p reach beyond their array", base_name(site.file), site.line, bytes,
+       address);
   stop();
+#endif
 }
 
 }  // namespace simt

@@ -57,7 +57,7 @@ void warp_barrier(unsigned mask, Site site);
 enum class Shuffle { kXor, kDown, kUp, kIndex, kBallot };
 // The bits that the lane named by (kind, operand) holds; of a ballot, which lanes hold other than 0.
 uint64_t shuffle(Shuffle kind, unsigned mask, uint64_t bits, int operand, int width, Site site);
-void check_aligned(const void* address, size_t alignment, Site site);
+void check_access(const void* address, size_t bytes, Site site);
 
 template <class T, size_t count>
 T (&shared_array(const void* key, const char* name))[count] {
@@ -79,14 +79,14 @@ T shuffle_value(Shuffle kind, unsigned mask, T value, int operand, int width, Si
 template <class T>
 void atomic_add(T* to, T value, Site site) {
   static_assert(std::is_integral_v<T>, "sums of floats depend on the order of threads");
-  check_aligned(to, sizeof(T), site);
+  check_access(to, sizeof(T), site);
   __atomic_fetch_add(to, value, __ATOMIC_RELAXED);
 }
 
 template <class T>
 void atomic_max(T* to, T value, Site site) {
   static_assert(std::is_integral_v<T>, "no kernel needs it of other numbers");
-  check_aligned(to, sizeof(T), site);
+  check_access(to, sizeof(T), site);
   T before = __atomic_load_n(to, __ATOMIC_RELAXED);
   while (before < value && !__atomic_compare_exchange_n(to, &before, value, true, __ATOMIC_RELAXED,
                                                         __ATOMIC_RELAXED)) {
@@ -138,18 +138,18 @@ inline int __ffs(int bits) { return __builtin_ffs(bits); }
 
 template <class T>
 T __ldg(const T* from, SIMT_SITE_PARAMETERS) {
-  simt::check_aligned(from, sizeof(T), SIMT_SITE);
+  simt::check_access(from, sizeof(T), SIMT_SITE);
   return *from;
 }
 
 template <class T>
 T __ldcs(const T* from, SIMT_SITE_PARAMETERS) {
-  simt::check_aligned(from, sizeof(T), SIMT_SITE);
+  simt::check_access(from, sizeof(T), SIMT_SITE);
   return *from;
 }
 
 template <class T>
 void __stcs(T* to, T value, SIMT_SITE_PARAMETERS) {
-  simt::check_aligned(to, sizeof(T), SIMT_SITE);
+  simt::check_access(to, sizeof(T), SIMT_SITE);
   *to = value;
 }

@@ -115,8 +115,8 @@ FAULTS = [
     Fault(
         "a window past the end of the storage, though nothing from there is used",
         IO,
-        "first + v * step + reach <= end_;",
-        "column + v * step + kWidth <= end_;",
+        "const int reach = aligned ? kWidth : 2 * kWidth;",
+        "const int reach = kWidth + bytes_ / static_cast<int>(sizeof(Storage));",
         QUICK_ADDRESS,
     ),
     Fault(
