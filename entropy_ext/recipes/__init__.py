@@ -178,7 +178,7 @@ PARTS: dict[str, type[Recipe]] = {
     "semantic_curriculum": SemanticCurriculum,
     "sequence_mask": SequenceMask,
 }
-"""What `compose` knows besides: single changes, most of them out of a larger recipe."""
+"""Single changes that `compose` also accepts, most of them taken from a larger recipe."""
 
 
 def get(name: str, **options: Any) -> Recipe:
@@ -211,9 +211,9 @@ def get(name: str, **options: Any) -> Recipe:
 def compose(base: str | type[Recipe], *parts: str | type[Recipe], **options: Any) -> Recipe:
     """The base with each part's changes: `compose("dapo", "steer", "positive_reweight")`.
 
-    Masks, weights, controllers and added terms of several parts act together; later parts see what
-    earlier ones made of the plan. Optimizer steps per rollout and sampling are the base's. Where
-    two give one argument different defaults, the last part's is taken.
+    Masks, weights, controllers and added terms of several parts act together; later parts see the
+    plan of the earlier ones. Optimizer steps per rollout and sampling come from the base. If parts
+    have different defaults for the same argument, the last part's default is used.
 
     Args:
         base: a name in RECIPES or PARTS, or a recipe class.
@@ -221,7 +221,7 @@ def compose(base: str | type[Recipe], *parts: str | type[Recipe], **options: Any
         options: arguments of any of them.
 
     Raises:
-        ValueError: an unknown name; parts that cannot be one, naming what they both override.
+        ValueError: an unknown name; parts that cannot be combined, naming what they both override.
         TypeError: neither a name nor a recipe class; an option that none of them has.
     """
     known = RECIPES | PARTS

@@ -1,4 +1,4 @@
-"""The survey's advanced configuration."""
+"""The survey's "advanced" configuration."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ __all__ = ["Advanced"]
 
 @composite
 class Advanced(SemanticCurriculum, Entropic, ClipCov):
-    """Clip-Cov, EntroPIC's controller, and prompts of low semantic entropy first.
+    """Clip-Cov, EntroPIC's controller, and prompts with low semantic entropy first.
 
-    What `compose("clip_cov", "entropic", "semantic_curriculum")` gives; with KL-Cov instead it is
-    `compose("kl_cov", "entropic", "semantic_curriculum")`. Clip-Cov's loss has no dual clip, and
-    its optimizer steps per rollout replace EntroPIC's single one, for which the controller's
-    integral part is there.
+    The same as `compose("clip_cov", "entropic", "semantic_curriculum")`; with KL-Cov, use
+    `compose("kl_cov", "entropic", "semantic_curriculum")`. Clip-Cov's loss has no dual clip. Its
+    number of optimizer steps per rollout replaces EntroPIC's single step; the controller's integral
+    part corrects for the resulting drift.
 
     Args:
         fraction: of all response tokens, left out by Clip-Cov.
         target: entropy to hold, nats.
         kp: α per nat of error.
         ki: α per nat of accumulated error.
-        stages: of the curriculum; 1 leaves it out.
+        stages: stages of the curriculum; 1 turns it off.
         options: the remaining arguments of `Entropic`, `ClipCov` and `Recipe`.
     """
 

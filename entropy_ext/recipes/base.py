@@ -1,4 +1,4 @@
-"""GRPO, and the hooks that every other recipe overrides some of."""
+"""GRPO, with the hooks that other recipes override."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ class Recipe:
 
     A training step calls the hooks in this order:
 
-    1. `select_prompts` weighs the prompts; responses are sampled as `sampling` says.
-    2. `shape_rewards`, whose result replaces the rollout's rewards; `keep` says which responses
-       stay, and dropped groups are sampled anew up to `sampling.refill` times.
+    1. `select_prompts` weights the prompts; responses are sampled according to `sampling`.
+    2. `shape_rewards`, whose result replaces the rollout's rewards; `keep` selects responses, and
+       dropped groups are replaced by new ones, in up to `sampling.refill` further batches.
     3. `targets` on the whole rollout, once.
     4. `epochs` times, for each of the `minibatches` parts of the rollout, one optimizer step:
        `prepare` once, then for each micro-batch `token_loss` (and `value_loss`) with the rows of
        the rollout, targets and plan, `plan.aggregate`, backward.
-    5. `after_step`, whose requests the harness carries out.
+    5. `after_step`, whose requests the trainer carries out.
 
-    A recipe extends `prepare` and `token_loss`, which start from super()'s; every other hook it
-    replaces, the policy's own loss in `policy_loss`. `compose` relies on that.
+    A recipe extends `prepare` and `token_loss`, which start from super()'s result; it replaces any
+    other hook, such as `policy_loss` for the loss of the policy. `compose` relies on that.
 
-    `statistics` says which `stats` `prepare` is given: those of the policy being trained over the
-    whole mini-batch ("minibatch": costs another forward pass when there are several
-    micro-batches), those recorded with old_logp ("rollout"), or None ("micro": the recipe needs
-    only what each micro-batch's own forward pass brings to `token_loss`).
+    `statistics` determines the `stats` that `prepare` is given: "minibatch", those of the policy
+    being trained over the whole mini-batch, which costs another forward pass if there are several
+    micro-batches; "rollout", those recorded together with old_logp; or "micro", None, because the
+    recipe needs only the statistics that `token_loss` is given for each micro-batch.
 
-    Follows verl's convention for the details that DeepSeekMath (arXiv 2402.03300, eq. 3 and
-    section 4.1.2) leaves open: unbiased standard deviation, eps 1e-6 added to it, log-ratio
-    clamped to ±20. The paper's KL penalty (kl_coef=0.04) is left out, and it takes one optimizer
-    step per rollout of 64 responses per prompt; a response alone in its group gets 0, in verl its
-    reward (singleton="reward").
+    Details that DeepSeekMath (arXiv 2402.03300, eq. 3 and section 4.1.2) leaves open follow verl:
+    unbiased standard deviation, eps 1e-6 added to it, log-ratio clamped to ±20. Differences from
+    the paper: no KL penalty (paper: kl_coef=0.04), and 4 optimizer steps per rollout of 16
+    responses per prompt (paper: 1 and 64). Difference from verl: a response alone in its group gets
+    an advantage of 0 instead of its reward (singleton="reward").
 
     Args:
         clip_low: the ratio may fall to 1 − clip_low.
@@ -67,21 +67,21 @@ class Recipe:
         kl_coef: weight of the penalty on the divergence from the reference.
         kl_estimator: see `rl.losses.kl_penalty`.
         kl_max: bound on a token's estimate, nats, or None.
-        aggregation: see `rl.aggregate`; None takes the recipe's own.
+        aggregation: see `rl.aggregate`; None: the recipe's default.
         eps: added to the group's standard deviation.
         singleton: advantage of a response alone in its group: "zero" or its "reward".
-        minibatches: optimizer steps per epoch; None takes the recipe's own.
-        epochs: passes over a rollout; None takes the recipe's own.
-        sampling: how to sample; None takes the recipe's own.
+        minibatches: optimizer steps per epoch; None: the recipe's default.
+        epochs: passes over a rollout; None: the recipe's default.
+        sampling: how to sample; None: the recipe's default.
     """
 
     name: ClassVar[str] = "grpo"
     paper: ClassVar[str] = "arXiv 2402.03300"
     needs: frozenset[str] = frozenset()
-    """optional Rollout fields that must be there; options may add to them"""
+    """optional Rollout fields that the recipe needs; options may add to them"""
     statistics: Statistics = "micro"
     extras: bool = False
-    """the statistics that `prepare` is given must carry the extras (collision, …)"""
+    """the statistics that `prepare` is given must include the extras (collision, …)"""
     whole_sequences: bool = False
     """micro-batches must not split a sequence; an aggregation by sequence means implies it"""
     aggregation: Aggregation = "seq-mean-token-mean"
@@ -91,9 +91,9 @@ class Recipe:
     """passes over a rollout"""
     sampling: Sampling = Sampling()
     corrects_sampler: ClassVar[bool] = False
-    """the loss weighs tokens by the trainer's probability over the sampler's"""
+    """the loss weights tokens by the ratio of the trainer's to the sampler's probability"""
     value_pretraining: int = 0
-    """steps that train the value head alone on its returns, the policy fixed, before all others"""
+    """initial steps that train only the value head on its returns, with the policy fixed"""
 
     def __init__(
         self,
@@ -147,25 +147,25 @@ class Recipe:
         self.whole_sequences = self.whole_sequences or self.aggregation == "seq-mean-token-mean"
 
     def select_prompts(self, prompt_stats: PromptStats, progress: float) -> Tensor:
-        """Weights [P] ≥ 0 with which the next prompts are drawn. Here: all alike."""
+        """Weights [P] ≥ 0 for drawing the next prompts. Default: all equal."""
         return torch.ones_like(prompt_stats.attempts, dtype=torch.float32)
 
     def shape_rewards(self, rollout: Rollout) -> Tensor:
-        """The rewards [B] to learn from. Here: as the checker gave them."""
+        """The rewards [B] to learn from. Default: those of the checker."""
         return rollout.rewards
 
     def keep(self, rollout: Rollout) -> Tensor:
-        """[B] bool: the responses to learn from; `targets` sees no others. Here: all.
+        """[B] bool: the responses to learn from; `targets` is given only these. Default: all.
 
-        Whole groups stay or go, unless the advantages do not look at the group.
+        Groups are kept or dropped as a whole, unless the advantages do not depend on the group.
         """
         return torch.ones_like(rollout.prompt, dtype=torch.bool)
 
     def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
-        """Advantages, and returns for a value head, from shaped rewards.
+        """Advantages, and returns for a value head, computed from shaped rewards.
 
         Args:
-            rollout: all of it, or this rank's part with every group of responses whole.
+            rollout: the whole rollout, or this rank's part of it, without splitting groups.
             group: ranks that hold the other parts; for statistics over the whole rollout.
         """
         self.check(rollout)
@@ -183,22 +183,22 @@ class Recipe:
     def prepare(
         self, stats: TokenStats | None, rollout: Rollout, targets: Targets, *, group: Group = None
     ) -> Plan:
-        """What is fixed for one optimizer step over the mini-batch `rollout`.
+        """The plan: everything that is fixed for one optimizer step on the mini-batch `rollout`.
 
         Args:
             stats: [B, T] each, detached; see `statistics`.
             rollout: the mini-batch.
             targets: its targets.
-            group: ranks that hold the other parts of the mini-batch; the mean of their gradients
-                is then that of the whole.
+            group: ranks that hold the other parts of the mini-batch; the mean of their gradients is
+                then the gradient of the whole mini-batch.
 
         Raises:
-            ValueError: without a field or a statistic that the recipe needs, by name.
+            ValueError: a field or statistic that the recipe needs is missing; it is named.
         """
         self.check(rollout)
         like = rollout.old_logp
         weights = {"entropy": self.entropy_coef, "kl": self.kl_coef}
-        # torch.full, for a tensor made from a host number would wait for the device.
+        # torch.full, because torch.tensor of a host number would wait for the device.
         coefficients = {
             name: torch.full((), weight, dtype=like.dtype, device=like.device)
             for name, weight in weights.items()
@@ -215,9 +215,9 @@ class Recipe:
     def token_loss(
         self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
     ) -> TokenLoss:
-        """The loss of every token [B, T]: pure, differentiable in stats' logp, entropy and lse.
+        """The loss of every token [B, T]; pure, differentiable in logp, entropy and lse of stats.
 
-        Here: the policy loss with the plan's weights, the KL penalty and the entropy bonus.
+        Default: the policy loss with the plan's weights, the KL penalty and the entropy bonus.
         """
         loss, metrics = self.policy_loss(stats, rollout, targets, plan)
         if plan.weights is not None:
@@ -242,7 +242,7 @@ class Recipe:
     def policy_loss(
         self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
     ) -> TokenLoss:
-        """What follows the advantages [B, T], before the plan's weights. Here: clipped."""
+        """The policy-gradient loss [B, T], before the plan's weights. Default: clipped."""
         return ppo_clip(
             stats.logp,
             rollout.old_logp,
@@ -258,11 +258,11 @@ class Recipe:
         raise NotImplementedError(f"recipe {self.name} has no value function")
 
     def after_step(self, metrics: Mapping[str, float]) -> StepActions:
-        """Look at a finished training step's metrics; say what the harness should do now."""
+        """Given the metrics of a finished training step, returns what the trainer should do now."""
         return StepActions()
 
     def state_dict(self) -> dict[str, Any]:
-        """What must survive an interruption besides the constructor's arguments.
+        """What a checkpoint must hold besides the constructor's arguments.
 
         That is the state of each attribute that has one, by its name.
         """
@@ -283,7 +283,7 @@ class Recipe:
 
     @classmethod
     def refuse(cls, options: Mapping[str, Any], *names: str) -> None:
-        """Raise TypeError if an argument was given that this recipe's loss does not read."""
+        """Raise TypeError if an argument is given that the loss of this recipe does not use."""
         for name in names:
             if name in options:
                 raise TypeError(f"recipe {cls.name} has no {name}")

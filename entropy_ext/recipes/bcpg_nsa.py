@@ -1,4 +1,4 @@
-"""BCPG-NSA: learn from the correct steps of wrong stored responses."""
+"""BCPG-NSA: learns from stored responses, sparing the correct steps of wrong ones."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ __all__ = ["BcpgNsa"]
 class BcpgNsa(MeanBaseline, DynamicSampling):
     """Behavior Constrained Policy Gradient with Negative Sample Augmentation.
 
-    Against GRPO: the responses are stored ones of a reference policy; A = r − mean_g r; the loss is
-    −w·A·logp, w = beta on the correct steps of wrong responses and 1 elsewhere, without ratio or
-    clip; and half of tau times the squared log-ratio of each whole response to the reference.
+    Against GRPO: stored responses of a reference policy; A = r − mean_g r; the loss is −w·A·logp,
+    with w = beta on the correct steps of wrong responses and 1 elsewhere, without ratio or clip;
+    plus tau/2 times the squared log-ratio of each whole response to the reference.
 
     "Unearthing Gems from Stones: Policy Optimization with Negative Sample Augmentation for LLM
-    Reasoning" (arXiv 2505.14403). Figures there: 8 passes over 2069 questions × 32 responses at
+    Reasoning" (arXiv 2505.14403). In the paper: 8 passes over 2069 questions × 32 responses at
     temperature 0.7, mini-batches of 512; a beta below 1, even −0.5, did better than 1. A step
-    counts as correct (Rollout.step_correct) where a judge model and a process reward model both
-    say so. No code was released. A training step here is one stored mini-batch.
+    counts as correct (Rollout.step_correct) if both a judge model and a process reward model say
+    so. No code was released. Here, a training step is one stored mini-batch.
 
     Args:
-        beta: −1 to 1: 1 leaves the penalty whole, 0 removes it, below 0 turns it into a reward.
+        beta: −1 to 1: 1 keeps the penalty, 0 removes it, below 0 it becomes a reward.
         tau: weight of the squared log-ratio.
         options: the remaining arguments of `Recipe`.
     """
@@ -54,7 +54,7 @@ class BcpgNsa(MeanBaseline, DynamicSampling):
     def policy_loss(
         self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
     ) -> TokenLoss:
-        """Likelihood weighted by advantage, and the pull towards the reference."""
+        """Log-likelihood weighted by the advantage, with the pull towards the reference."""
         wrong = ~cast(Tensor, rollout.correct).unsqueeze(-1)
         return bcpg_nsa(
             stats.logp,

@@ -1,4 +1,4 @@
-"""CE-GPPO: what the clip would silence goes on in a whisper."""
+"""CE-GPPO: clipped tokens keep a bounded gradient."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ class CeGppo(Recipe):
     """Coordinating entropy by gradient-preserving policy optimization.
 
     Against GRPO: clip 0.2 / 0.28, and tokens beyond it keep a gradient of beta_low or beta_high
-    times the bound; mean over tokens. More beta_high lets rare good tokens go on rising, which
-    keeps the entropy up; more beta_low pushes rare bad ones further down, which lowers it.
+    times the bound; mean over tokens. A larger beta_high lets rare good tokens keep rising, which
+    keeps entropy up; a larger beta_low pushes rare bad ones further down, which lowers it.
 
-    "CE-GPPO" (arXiv 2509.20712). beta_low is the figure for 7B models; 0.5 for 1.5B, and 0.25 is
-    the released function's default. Both 1 are GPPO (arXiv 2508.07629).
+    "CE-GPPO" (arXiv 2509.20712). The default of beta_low is the value for 7B models; it is 0.5 for
+    1.5B, and 0.25 by default in the released function. With both betas at 1 this is GPPO (arXiv
+    2508.07629).
 
     Args:
         clip_low: the ratio may fall to 1 − clip_low at full gradient.
         clip_high: the ratio may rise to 1 + clip_high at full gradient.
-        beta_low: share of the gradient that is left below.
-        beta_high: share of the gradient that is left above.
+        beta_low: factor on the gradient below the lower bound.
+        beta_high: factor on the gradient above the upper bound.
         options: the remaining arguments of `Recipe`.
     """
 

@@ -1,4 +1,4 @@
-"""CISPO: no token loses its gradient to the clip."""
+"""CISPO: the clip bounds a token's weight but never removes its gradient."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["Cispo"]
 class Cispo(Recipe):
     """Clipped importance-sampling policy optimization.
 
-    Against GRPO: −sg(clip(ρ))·A·logp: the clip bounds the weight of a token's gradient instead of
-    ending it; no lower bound; mean over tokens.
+    Against GRPO: −sg(clip(ρ))·A·logp, where the clip bounds the weight of a token's gradient
+    instead of removing it; no lower bound; mean over tokens.
 
     "MiniMax-M1" (arXiv 2506.13585), with the bounds of verl's script. TRL caps the ratio at
     an absolute epsilon_high: its 5 for ScaleRL is clip_high=4.

@@ -1,4 +1,4 @@
-"""Clip-Cov: a few tokens of high covariance are left out of each step."""
+"""Clip-Cov: a few tokens with high covariance are left out of each step."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ __all__ = ["ClipCov"]
 class ClipCov(DynamicSampling):
     """Clip-Cov.
 
-    Against GRPO: of the tokens whose (logp − mean)(A − mean) lies within `bounds` and which the
-    clip does not hold, max(⌊fraction·N⌋, 1) drawn at random get no gradient; the ratio is free
-    between 0 and 2; a token mean; groups without right and wrong answers are dropped.
+    Against GRPO: of the tokens whose (logp − mean)(A − mean) lies within `bounds` and which are not
+    clipped, max(⌊fraction·N⌋, 1) drawn at random get no gradient; the ratio may range from 0 to 2;
+    mean over tokens; groups that are all right or all wrong are dropped.
 
     "The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models"
     (arXiv 2505.22617, eq. 10 to 12): 256 prompts × 8, 8 optimizer steps per rollout. The released
-    code takes means and draws per micro-batch and rank; here over the mini-batch.
+    code computes means and draws tokens per micro-batch and rank; here over the mini-batch.
 
     Args:
         clip_low: the ratio may fall to 1 − clip_low.
         clip_high: the ratio may rise to 1 + clip_high.
-        fraction: of all response tokens, at least one token.
-        bounds: least and greatest covariance, nats, both strict.
-        seed: of the draws.
+        fraction: fraction of all response tokens; at least one token is selected.
+        bounds: smallest and largest covariance, nats, both strict.
+        seed: seed of the random choice.
         options: the remaining arguments of `Recipe`.
     """
 

@@ -10,7 +10,7 @@ __all__ = ["ClipHigher"]
 
 
 class ClipHigher(Recipe):
-    """GRPO whose ratio may rise further than it may fall, so that rare tokens can gain.
+    """GRPO whose ratio may rise further than it may fall, so that rare tokens can gain probability.
 
     "DAPO: An Open-Source LLM Reinforcement Learning System at Scale" (arXiv 2503.14476, eq. 10).
 

@@ -1,4 +1,4 @@
-"""One recipe out of several: what each changes, together."""
+"""Combines several recipes into one."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["check_options", "combine"]
 def combine(
     base: type[Recipe], *parts: type[Recipe], aggregation: Aggregation | None = None
 ) -> type[Recipe]:
-    """A recipe class that is the base with each part's changes.
+    """A recipe class: the base with the changes of each part.
 
     Args:
         base: gives the optimizer steps per rollout and the sampling.
         parts: later ones extend earlier ones.
-        aggregation: what settles it where two of them average differently.
+        aggregation: the aggregation to use if two of them average differently.
 
     Raises:
-        ValueError: see `composite`; or two of them average differently, or both correct for the
+        ValueError: see `composite`; or two of them average differently; or both correct for the
             sampler.
     """
     classes = list(dict.fromkeys((*reversed(parts), base)))
@@ -33,7 +33,7 @@ def combine(
         raise ValueError(
             f"compose: {correcting[1]} and {correcting[0]} both correct for the sampler"
         )
-    # What another one derives from is in it already, and could not stand before it.
+    # A class that another one derives from is contained in it, and may not precede it.
     bases = [c for c in classes if not any(o is not c and issubclass(o, c) for o in classes)]
     figures = {
         "name": "+".join(dict.fromkeys(c.name for c in (base, *parts))),
@@ -61,27 +61,27 @@ def combine(
 
 
 def check_options(recipe: type[Recipe], options: Mapping[str, Any]) -> None:
-    """Raise TypeError for an argument of `Recipe` that nothing in a composition would read.
+    """Raise TypeError for an argument of `Recipe` that nothing in the composition would use.
 
-    One part's defaults may go unread, as a dual clip does beside a loss without one; what the
-    caller asks for may not.
+    A default of one part may go unused, such as a dual clip beside a loss without one, but an
+    argument that the caller passes may not.
     """
     general = inspect.signature(Recipe).parameters
     for hook in ("targets", "policy_loss"):
         part = owner(recipe, hook)
-        # Its own arguments, too: what is asked for may only be right together with them.
+        # Including its own arguments: the given ones may be valid only together with them.
         known = general.keys() | inspect.signature(part).parameters.keys()
         part(**{name: value for name, value in options.items() if name in known})
 
 
 def _restored(formula: Any) -> Recipe:
-    """An instance for pickle to fill: the class is made anew, for no module holds it."""
+    """An instance for pickle to fill; the class is rebuilt, because no module holds it."""
     recipe = _made(formula)
     return recipe.__new__(recipe)
 
 
 def _formula(recipe: type[Recipe]) -> Any:
-    """What pickle can hold of a class: itself, or of a composition what it was composed of."""
+    """What pickle stores for a class: the class itself, or the parts of a composition."""
     if "composed_of" not in vars(recipe):
         return recipe
     base, parts, aggregation = vars(recipe)["composed_of"]
@@ -89,7 +89,7 @@ def _formula(recipe: type[Recipe]) -> Any:
 
 
 def _made(formula: Any) -> type[Recipe]:
-    """The class of a formula."""
+    """The class that `_formula` describes."""
     if isinstance(formula, type):
         return formula
     base, parts, aggregation = formula

@@ -1,4 +1,4 @@
-"""Several recipes as base classes of one: whether they can be, and what it then needs."""
+"""Checks whether several recipes can be combined, and what the combination needs."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ REPLACED = (
     "value_loss",
     "after_step",
 )
-"""hooks of which only one part can have its way; `prepare` and `token_loss` build on super()'s"""
+"""hooks that only one part may override; `prepare` and `token_loss` extend super()'s instead"""
 
 R = TypeVar("R", bound=Recipe)
 
 
 def composite(recipe: type[R]) -> type[R]:
-    """Class decorator for a recipe with several base classes: checks that they can be one.
+    """Class decorator for a recipe with several base classes: checks that they can be combined.
 
-    Fields needed, statistics and whole sequences are then those of all parts.
+    Needed fields, statistics and whole sequences are then those of all parts.
 
     Raises:
-        ValueError: two parts override a hook that cannot be shared, keep an attribute of the same
-            name, or want other statistics.
+        ValueError: two parts override a hook that cannot be shared, have an attribute of the same
+            name, or need different statistics.
     """
     parts: list[type[Recipe]] = [c for c in recipe.__bases__ if issubclass(c, Recipe)]
     for one, other in combinations(parts, 2):
@@ -39,7 +39,7 @@ def composite(recipe: type[R]) -> type[R]:
             derived = issubclass(first, second) or issubclass(second, first)
             if hook not in vars(recipe) and not derived:
                 raise ValueError(f"compose: {one.name} and {other.name} both override {hook}")
-        # What the class that both derive from sets is one attribute; what each sets is two.
+        # An attribute set by a common base class is shared; one set by each part is not.
         shared = next(c for c in one.__mro__ if issubclass(c, Recipe) and issubclass(other, c))
         known = vars(shared()).keys() | vars(Recipe).keys()
         if own := (vars(one()).keys() & vars(other()).keys()) - known:
@@ -54,11 +54,11 @@ def composite(recipe: type[R]) -> type[R]:
     recipe.needs = frozenset().union(*(c.needs for c in parts))
     recipe.extras = any(c.extras for c in parts)
     recipe.whole_sequences = any(c.whole_sequences for c in parts)
-    # One part's loss need not read what another hands down to the base.
+    # The loss of one part need not use what another part passes to the base.
     recipe.refuse = classmethod(lambda cls, options, *names: None)  # type: ignore[assignment]
     return recipe
 
 
 def owner(recipe: type[Recipe], name: str) -> type[Recipe]:
-    """The class that a recipe has the attribute from."""
+    """The class that defines the recipe's attribute."""
     return next(c for c in recipe.__mro__ if name in vars(c))

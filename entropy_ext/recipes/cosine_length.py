@@ -1,4 +1,4 @@
-"""A scheduled reward for brevity: ProRL v2's term alone, a part for `compose`."""
+"""A scheduled reward for short responses: a term of ProRL v2, as a part for `compose`."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ __all__ = ["CosineLength"]
 
 
 class CosineLength(Recipe):
-    """GRPO and, some of the time, cosine_coef times a reward that falls with length.
+    """GRPO with, in some of the steps, cosine_coef times a reward that falls with length.
 
-    From 0 to −1 at the limit, as half a cosine: see `rl.rewards.cosine_length`.
+    The reward falls from 0 to −1 at the limit, as half a cosine: see `rl.rewards.cosine_length`.
 
     "Scaling LLM Reinforcement Learning with Prolonged Training Using ProRL v2" (NVIDIA, August
-    2025), on for 100 steps and off for 500, for example. Its formula could not be verified, and
-    its weight is not given.
+    2025), for example on for 100 steps and off for 500. Its formula could not be verified, and its
+    weight is not given.
 
     Args:
-        cosine_coef: weight of the reward; 0 leaves it out.
-        cosine_on: steps with it, then
-        cosine_off: steps without it.
+        cosine_coef: weight of the reward; 0 turns it off.
+        cosine_on: number of steps with it.
+        cosine_off: number of steps without it that follow.
         options: the remaining arguments of `Recipe`.
     """
 
@@ -49,7 +49,7 @@ class CosineLength(Recipe):
         self.cosine_period = cosine_on + cosine_off
 
     def shape_rewards(self, rollout: Rollout) -> Tensor:
-        """Rewards, with the cosine term while it is on."""
+        """The rewards, with the cosine term while it is on."""
         if self.cosine_coef == 0 or rollout.step % self.cosine_period >= self.cosine_on:
             return rollout.rewards
         term = cosine_length(rollout.lengths, rollout.max_length)

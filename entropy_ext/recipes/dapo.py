@@ -21,22 +21,22 @@ __all__ = ["Dapo"]
 class Dapo(ClipHigher):
     """Decoupled clip and dynamic sampling policy optimization.
 
-    Against GRPO: the ratio may rise to 1.28 and fall to 0.8; groups that are all right or all
-    wrong are dropped and sampled anew; the loss is a mean over the tokens of the mini-batch; a
-    penalty on the last `overlong_buffer` tokens before the limit joins the reward.
+    Against GRPO: the ratio may rise to 1.28 and fall to 0.8; groups that are all right or all wrong
+    are dropped and replaced by new ones; the loss is a mean over the tokens of the mini-batch; a
+    penalty on the last `overlong_buffer` tokens before the limit is added to the reward.
 
     "DAPO: An Open-Source LLM Reinforcement Learning System at Scale" (arXiv 2503.14476, eq. 8 to
     13): 512 prompts × 16, 16 optimizer steps per rollout, limit 20480 tokens, buffer 4096, rewards
-    ±1 (with rewards 0 and 1 the same balance needs overlong_factor=0.5). The released script sets a
-    dual clip (dual_clip=10), and no floor (overlong_floor=−inf). Like the script, and unlike the
+    ±1 (with rewards 0 and 1, overlong_factor=0.5 gives the same balance). The released script sets
+    a dual clip (dual_clip=10) and no floor (overlong_floor=−inf). As in the script, and unlike the
     paper's text, a group of one is kept.
 
     Args:
-        overlong_buffer: tokens; None takes a fifth of the limit, the paper's proportion.
-        overlong_limit: tokens; None takes the rollout's max_length.
-        overlong_factor: weight of the penalty; 0 leaves it out.
-        overlong_floor: the penalty's lowest value before that weight.
-        dynamic_sampling: drop groups without a spread in correctness.
+        overlong_buffer: tokens; None: a fifth of the limit, as in the paper.
+        overlong_limit: tokens; None: the max_length of the rollout.
+        overlong_factor: weight of the penalty; 0 turns it off.
+        overlong_floor: lowest value of the penalty before that weight.
+        dynamic_sampling: drop groups that are all right or all wrong.
         options: the remaining arguments of `ClipHigher`.
     """
 
@@ -81,10 +81,11 @@ class Dapo(ClipHigher):
         return rewards + self.overlong_factor * penalty.to(rewards.dtype)
 
     def keep(self, rollout: Rollout) -> Tensor:
-        """Responses of groups with right and wrong answers, and those alone in their group."""
+        """Responses of groups with both right and wrong answers, and those alone in their group."""
         if not self.dynamic_sampling:
             return super().keep(rollout)
         self.check(rollout)
-        # On correctness, not on the reward: the penalty would give an all-right group a spread.
+        # On correctness, not on the reward: with the penalty, rewards differ even in an all-right
+        # group.
         groups = Groups(rollout.prompt)
         return groups.varies(cast(Tensor, rollout.correct)) | (groups.size == 1)

@@ -21,20 +21,21 @@ __all__ = ["DeepSeekV32"]
 
 
 class DeepSeekV32(SequenceMask, MeanBaseline):
-    """GRPO kept stable on stale data.
+    """GRPO stabilised for off-policy data.
 
-    Against GRPO: A = r − mean_g r; sequences of negative advantage whose mean old_logp − logp
-    exceeds off_policy_threshold leave the policy loss, not the KL penalty and not the divisors; the
-    KL estimator is unbiased off policy; what top-p or top-k sampling left out is left out of the
-    policy too: Rollout.support is then needed, and all log-probabilities renormalised over it.
+    Against GRPO: A = r − mean_g r; sequences with negative advantage whose mean old_logp − logp
+    exceeds off_policy_threshold are removed from the policy loss, but not from the KL penalty or
+    the divisors; the KL estimator is unbiased off policy; with top-p or top-k sampling,
+    log-probabilities are renormalised over the token ids that the sampler kept, which needs
+    Rollout.support.
 
-    "DeepSeek-V3.2" (arXiv 2512.02556), formulas as TRL and slime have them. The report gives
-    neither the threshold (TRL suggests 0.5, slime 1e-4) nor the KL weight, which depends on the
-    domain and may be 0 for mathematics. Keep Routing is the harness's.
+    "DeepSeek-V3.2" (arXiv 2512.02556), with the formulas of TRL and slime. The report gives neither
+    the threshold (TRL suggests 0.5, slime 1e-4) nor the KL weight, which depends on the domain and
+    may be 0 for mathematics. Keep Routing is left to the trainer.
 
     Args:
         kl_coef: weight of the penalty on the divergence from the reference.
-        domain_kl: Rollout.domain → factor on kl_coef; 1 for those not named.
+        domain_kl: Rollout.domain → factor on kl_coef; 1 for domains that are not listed.
         options: the remaining arguments of `SequenceMask` and `MeanBaseline`.
     """
 
@@ -64,7 +65,7 @@ class DeepSeekV32(SequenceMask, MeanBaseline):
     def prepare(
         self, stats: TokenStats | None, rollout: Rollout, targets: Targets, *, group: Group = None
     ) -> Plan:
-        """The base's plan, and how much each token's divergence counts."""
+        """The base's plan, with the weight of each token's divergence."""
         plan = super().prepare(stats, rollout, targets, group=group)
         if not self.domain_kl:
             return plan
@@ -77,7 +78,7 @@ class DeepSeekV32(SequenceMask, MeanBaseline):
     def token_loss(
         self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
     ) -> TokenLoss:
-        """The base's, of the policy that the sampler's kept sets leave."""
+        """The base's loss, of the policy restricted to the ids that the sampler kept."""
         if rollout.support is not None:
             if stats.support_logp is None:
                 raise ValueError("stats.support_logp: expected a tensor for Rollout.support")

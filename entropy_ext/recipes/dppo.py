@@ -1,4 +1,4 @@
-"""DPPO: the trust region in probability, not in ratio."""
+"""DPPO: a trust region in probability instead of ratio."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["DppoKL", "DppoTV"]
 class DppoTV(Recipe):
     """Divergence proximal policy optimization, total variation of the sampled token.
 
-    Against GRPO: −sg(min(ρ, max_weight))·A·logp, and a token leaves the loss once |π − π_old| has
-    grown beyond the threshold the way of its advantage; the sum over a response's tokens divided by
-    the longest allowed length.
+    Against GRPO: −sg(min(ρ, max_weight))·A·logp, and a token is left out once |π − π_old| exceeds
+    the threshold in the direction of its advantage; the sum over a response's tokens is divided by
+    the maximum length.
 
     DPPO (arXiv 2602.04879), with the weights of verl's policy loss, whose script has a cap of 1e4.
 
     Args:
-        threshold: how far the token's probability may move.
+        threshold: largest change of the token's probability.
         max_weight: cap on the ratio.
         options: the remaining arguments of `Recipe`; there is no clip.
     """
@@ -63,8 +63,8 @@ class DppoTV(Recipe):
 class DppoKL(DppoTV):
     """Divergence proximal policy optimization, binary KL of the sampled token.
 
-    As `DppoTV`, with the divergence of the token against all others,
-    π_old ln(π_old/π) + (1 − π_old) ln((1 − π_old)/(1 − π)), in place of |π − π_old|.
+    As `DppoTV`, with the divergence of the two-way distribution "this token or any other", π_old
+    ln(π_old/π) + (1 − π_old) ln((1 − π_old)/(1 − π)), instead of |π − π_old|.
 
     DPPO (arXiv 2602.04879).
 

@@ -15,13 +15,13 @@ class DrGrpo(MeanBaseline):
     """GRPO done right.
 
     Against GRPO: A = r − mean_g r, without division by the standard deviation; the loss of a
-    response is the sum over its tokens divided by the longest allowed length, a constant, instead
-    of its own length.
+    response is the sum over its tokens, divided by the maximum length, a constant, instead of its
+    own length.
 
-    "Understanding R1-Zero-Like Training: A Critical Perspective" (arXiv 2503.20783). Figures there:
-    128 prompts × 8, length limit 3000. That a rollout makes 8 optimizer steps is our reading of the
-    released command line. The released code gives responses that the length limit cut off reward 0;
-    here that is the checker's to decide.
+    "Understanding R1-Zero-Like Training: A Critical Perspective" (arXiv 2503.20783). In the paper:
+    128 prompts × 8, length limit 3000. The 8 optimizer steps per rollout are inferred from the
+    released command line. The released code gives truncated responses a reward of 0; here that is
+    left to the checker.
 
     Args:
         options: the arguments of `MeanBaseline`.

@@ -18,11 +18,11 @@ __all__ = ["Dro"]
 class Dro(Recipe):
     """Direct reward optimisation.
 
-    Against GRPO: −(A·logp − (beta/2)·ln²ρ) instead of the clipped ratio, so that a token comes to
-    rest at ln ρ = A/beta; mean over tokens.
+    Against GRPO: −(A·logp − (beta/2)·ln²ρ) instead of the clipped ratio, so that a token settles at
+    ln ρ = A/beta; mean over tokens.
 
-    As in verl's policy loss "dro". The value of beta could not be verified: 0.1 is a port's
-    default, another's is 1.
+    As in verl's policy loss "dro". The value of beta could not be verified: 0.1 is the default of
+    one port, 1 that of another.
 
     Args:
         beta: weight of the penalty; 0 is plain REINFORCE.
@@ -42,7 +42,7 @@ class Dro(Recipe):
     def policy_loss(
         self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
     ) -> TokenLoss:
-        """Log-likelihood less the penalty."""
+        """Log-likelihood minus the penalty."""
         return dro(
             stats.logp,
             rollout.old_logp,

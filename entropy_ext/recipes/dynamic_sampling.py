@@ -1,4 +1,4 @@
-"""Dynamic sampling: DAPO's group filter alone, a part for `compose` and base of other recipes."""
+"""Dynamic sampling: DAPO's group filter, a part for `compose` and a base of other recipes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["DynamicSampling"]
 
 
 class DynamicSampling(Recipe):
-    """GRPO on groups with right and wrong answers; the others are dropped and sampled anew.
+    """GRPO on groups with both right and wrong answers; other groups are dropped and replaced.
 
     "DAPO: An Open-Source LLM Reinforcement Learning System at Scale" (arXiv 2503.14476, eq. 11).
     """
@@ -26,6 +26,6 @@ class DynamicSampling(Recipe):
     sampling: Sampling = Sampling(refill=9)
 
     def keep(self, rollout: Rollout) -> Tensor:
-        """Responses of groups with right and wrong answers."""
+        """Responses of groups with both right and wrong answers."""
         self.check(rollout)
         return Groups(rollout.prompt).varies(cast(Tensor, rollout.correct))

@@ -1,4 +1,4 @@
-"""EntroPIC: a controller holds the entropy by shifting weight between right and wrong."""
+"""EntroPIC: a controller holds the entropy by shifting weight between right and wrong answers."""
 
 from __future__ import annotations
 
@@ -27,21 +27,23 @@ Denominator = Literal["high", "all"]
 class Entropic(Recipe):
     """Entropy stabilisation with proportional-integral control.
 
-    Against GRPO: + α·(−ρ|A|) on tokens of probability above `confident`, α from the controller
-    `EntropyPI` on the mini-batch's mean entropy; exactly on policy, one optimizer step per rollout;
-    dual clip 3; mean over tokens. A confident token with A > 0 so counts 1 + α, with A < 0 1 − α.
+    Against GRPO: + α·(−ρ|A|) on tokens with a probability above `confident`, where the controller
+    `EntropyPI` sets α from the mean entropy of the mini-batch; exactly on policy, one optimizer
+    step per rollout; dual clip 3; mean over tokens. A confident token thus has weight 1 + α if A >
+    0, and 1 − α if A < 0.
 
     "EntroPIC" (arXiv 2511.15248): 512 prompts × 8 at temperature 0.6. As in the released code, the
-    new term is averaged over the confident tokens alone (denominator="high"), whose weights thus
-    are 1 ± α·N/N_high; the paper's 1 ± α is denominator="all". One α for the optimizer step.
+    new term is averaged over the confident tokens only (denominator="high"), so that their weights
+    are 1 ± α·N/N_high; the paper's 1 ± α is denominator="all". α is the same for the whole
+    optimizer step.
 
     Args:
         target: entropy to hold, nats.
         kp: α per nat of error.
         ki: α per nat of accumulated error.
-        confident: probability above which a token takes part, in (0, 1).
+        confident: probability above which a token is affected, in (0, 1).
         denominator: "high" or "all", see above.
-        anti_windup: see `rl.controllers.EntropyPI`; the released code has none.
+        anti_windup: see `rl.controllers.EntropyPI`; not in the released code.
         dual_clip: bound on the ratio where the advantage is negative, or None.
         options: the remaining arguments of `Recipe`.
     """
@@ -78,7 +80,7 @@ class Entropic(Recipe):
         """The base's plan, the confident tokens and their α."""
         plan = super().prepare(stats, rollout, targets, group=group)
         stats = statistics_of(self, stats, rollout)
-        # Of all tokens, also where another part of a composition learns from some alone.
+        # Over all tokens, even if another part of a composition learns from only some of them.
         known = rollout.mask & torch.isfinite(stats.entropy)
         alpha = self.controller.step(masked_mean(stats.entropy, known, group=group))
         high = plan.mask & (stats.logp > math.log(self.confident))

@@ -1,4 +1,4 @@
-"""Entropy-neutral policy gradient: the update that does not, to first order, change the entropy."""
+"""Entropy-neutral policy gradient: to first order, the update does not change the entropy."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ __all__ = ["EntropyNeutral"]
 
 
 class EntropyNeutral(Recipe):
-    """Advantages projected on those whose first-order change of the batch's entropy is `target`.
+    """Projects the advantages so that the first-order change of the batch's entropy is `target`.
 
     A′ = A − κ·c/(‖1[a] − p‖² + damping), where c is each token's exact first-order entropy change
-    per unit advantage and κ makes Σ c A′ what it should be; the loss is GRPO's with A′, averaged
+    per unit advantage and κ gives Σ c A′ its target value; the loss is GRPO's with A′, averaged
     over tokens.
 
-    Our own, an answer to the survey's open question whether there is an objective that does not
-    lower the entropy. Derivation: docs/derivations.md, section 5. What it counts is each token's
-    effect on its own distribution; a network's shared parameters carry a step to other states too,
-    so there the entropy is slowed rather than held.
+    Original to this library: an answer to the survey's open question whether there is an objective
+    that does not lower the entropy. Derivation: docs/derivations.md, section 5. It considers each
+    token's effect on its own distribution only. In a network, shared parameters carry a step to
+    other states too, so there the entropy falls more slowly rather than not at all.
 
     Args:
-        strength: 0 is GRPO with a token mean, 1 enforces the target.
-        target: wanted entropy change per token and unit step on the logits, nats; positive raises.
+        strength: 0 is GRPO with a mean over tokens, 1 enforces the target.
+        target: target for the change of entropy per token and unit step on the logits, nats.
         damping: see `rl.advantages.entropy_neutral`.
         options: the remaining arguments of `Recipe`.
     """
@@ -66,7 +66,8 @@ class EntropyNeutral(Recipe):
         advantages = targets.advantages.to(stats.logp.dtype)
         log_rho, _ = log_ratio(stats.logp, rollout.old_logp.to(stats.logp.dtype), plan.mask)
         ratio = log_rho.exp()
-        # Where the clip acts, no gradient flows: such a token neither moves the entropy nor helps.
+        # Clipped tokens have no gradient: they neither change the entropy nor can compensate for
+        # others.
         low, high = 1 - self.clip_low, 1 + self.clip_high
         highest = math.inf if self.dual_clip is None else self.dual_clip
         held = torch.where(advantages > 0, ratio > high, (ratio < low) | (ratio > highest))

@@ -1,4 +1,4 @@
-"""ERC: tokens whose entropy has changed too much stop learning."""
+"""ERC: no gradient for tokens whose entropy has changed too much."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["Erc"]
 class Erc(Recipe):
     """Entropy ratio clipping.
 
-    Against GRPO: beside the clip on the probability ratio, a bound on the ratio of entropies: a
+    Against GRPO: besides the clip on the probability ratio, a bound on the ratio of entropies: a
     token whose entropy has left (1 − entropy_low, 1 + entropy_high) times the old one has no
-    gradient, but stays in value and denominator; dual clip 10; mean over tokens.
+    gradient, but still counts in the value and the denominator; dual clip 10; mean over tokens.
 
     "Entropy Ratio Clipping" (arXiv 2512.05591), as the mode grpo_erc of Kwai-Klear/ERC, whose
-    configuration's own default is 0.2 / 0.2 for the entropies. The bounds on the probability ratio
+    configuration has the default 0.2 / 0.2 for the entropies. The bounds on the probability ratio
     could not be verified and are GRPO's.
 
     Args:
@@ -58,7 +58,7 @@ class Erc(Recipe):
     def policy_loss(
         self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
     ) -> TokenLoss:
-        """Clipped, and detached where the entropy has left its bounds."""
+        """The clipped loss, detached where the entropy has left its bounds."""
         loss, metrics = super().policy_loss(stats, rollout, targets, plan)
         near = entropy_ratio_mask(
             stats.entropy,

@@ -16,8 +16,8 @@ __all__ = ["Gmpo"]
 class Gmpo(Recipe):
     """Geometric-mean policy optimization.
 
-    Against GRPO: a response's loss is −A times the geometric mean of its token ratios instead of
-    the arithmetic one, each ratio held in ln ρ on the side of its advantage.
+    Against GRPO: the loss of a response is −A times the geometric mean of its token ratios instead
+    of the arithmetic mean, with ln ρ of each token bounded in the direction of its advantage.
 
     "Geometric-Mean Policy Optimization" (arXiv 2507.20673), with the bounds of verl's scripts.
 

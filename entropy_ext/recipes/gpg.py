@@ -19,12 +19,12 @@ __all__ = ["Gpg"]
 class Gpg(Recipe):
     """Group policy gradient.
 
-    Against GRPO: no ratio and no clip, −A·logp; A = α(r − mean_g r)/scale, α the number of
-    responses over the number of those with a reward; mean over tokens; one optimizer step per
-    rollout, since nothing corrects for a second.
+    Against GRPO: no ratio and no clip, −A·logp; A = α(r − mean_g r)/scale, where α is the number of
+    responses over the number with a nonzero reward; mean over tokens; one optimizer step per
+    rollout, because nothing corrects for off-policy steps.
 
     "GPG: A Simple and Strong Reinforcement Learning Baseline for Model Reasoning"
-    (arXiv 2504.02546), α as verl has it.
+    (arXiv 2504.02546), with α as in verl.
 
     Args:
         scale: divides the advantages.
@@ -43,7 +43,7 @@ class Gpg(Recipe):
         self.scale = scale
 
     def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
-        """Reward above the group's mean, scaled by how few earn any."""
+        """Reward minus the group's mean, scaled up when few responses earn a reward."""
         self.check(rollout)
         return Targets(
             gpg(

@@ -16,8 +16,8 @@ __all__ = ["Gspo"]
 class Gspo(Recipe):
     """Group sequence policy optimization.
 
-    Against GRPO: the ratio of a token is the geometric mean of its response's, clipped within
-    bounds a thousandth as wide; all tokens of a response count or none does.
+    Against GRPO: the ratio of a token is the geometric mean of the ratios in its response, clipped
+    to bounds about a thousandth as wide; a response is clipped as a whole or not at all.
 
     "Group Sequence Policy Optimization" (arXiv 2507.18071), the token form of the loss, with the
     bounds of its experiments.
@@ -39,7 +39,7 @@ class Gspo(Recipe):
     def policy_loss(
         self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
     ) -> TokenLoss:
-        """Clipped by the ratio of the response."""
+        """The loss, clipped by the ratio of the response."""
         return gspo(
             stats.logp,
             rollout.old_logp,

@@ -1,4 +1,4 @@
-"""Beyond the 80/20 rule: DAPO on the tokens of highest entropy alone."""
+"""Beyond the 80/20 rule: DAPO on the tokens with the highest entropy."""
 
 from __future__ import annotations
 
@@ -22,23 +22,25 @@ HighEntropyVariant = Literal["authors", "trl"]
 
 
 class HighEntropyTokens(Dapo):
-    """DAPO's loss on the share `fraction` of tokens whose distributions have the most entropy.
+    """DAPO's loss on the fraction of the tokens with the highest entropy.
 
-    Entropy is that of the policy being trained, at each optimizer step, over the whole vocabulary.
+    The entropy is that of the policy being trained, at each optimizer step, over the full
+    vocabulary.
 
     "Beyond the 80/20 Rule: High-Entropy Minority Tokens Drive Effective Reinforcement Learning for
-    LLM Reasoning" (arXiv 2506.01939), with DAPO's script, dual clip 10 included. The authors' code
-    ranks the tokens of a micro-batch on one rank; here those of the mini-batch on all ranks.
+    LLM Reasoning" (arXiv 2506.01939), with the settings of DAPO's script, including the dual clip
+    of 10. The authors' code ranks the tokens of one micro-batch on one rank; here the mini-batch on
+    all ranks is ranked.
 
-    - "authors": exactly ⌈fraction·N⌉ tokens; the mean is over those tokens, so that each weighs
-      1/fraction times as much as without selection.
+    - "authors": exactly ⌈fraction·N⌉ tokens; the mean is over those tokens, so that each has
+      1/fraction times the weight it has without selection.
     - "trl": all tokens at or above the (1 − fraction) quantile; the mean is over all tokens.
 
     Args:
-        fraction: share of tokens that are learnt from, 0 to 1.
+        fraction: fraction of the tokens to learn from, 0 to 1.
         variant: "authors" or "trl".
         dual_clip: bound c > 1 on the ratio where the advantage is negative, or None.
-        options: the remaining arguments of `Dapo`; an entropy bonus covers the tokens averaged.
+        options: the remaining arguments of `Dapo`; an entropy bonus covers the averaged tokens.
     """
 
     name: ClassVar[str] = "high_entropy_tokens"
@@ -63,7 +65,7 @@ class HighEntropyTokens(Dapo):
     def prepare(
         self, stats: TokenStats | None, rollout: Rollout, targets: Targets, *, group: Group = None
     ) -> Plan:
-        """The tokens of highest entropy, as the mask or as weights."""
+        """The tokens with the highest entropy, as the mask or as weights."""
         plan = super().prepare(stats, rollout, targets, group=group)
         stats = statistics_of(self, stats, rollout)
         selected = token_selection.top_entropy(

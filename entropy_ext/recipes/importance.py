@@ -1,4 +1,4 @@
-"""Correction for a sampler that is not quite the trainer's policy."""
+"""Importance weights for a sampler that differs from the trainer's policy."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["MaskedIS", "TruncatedIS"]
 class TruncatedIS(Recipe):
     """Truncated importance sampling.
 
-    Against GRPO: each token's policy loss is multiplied by clip(π_old/μ, low, high), μ the
-    probability that the sampler itself reported; denominators stay.
+    Against GRPO: each token's policy loss is multiplied by clip(π_old/μ, low, high), where μ is the
+    probability reported by the sampler; denominators are unchanged.
 
-    As in verl, TRL and OpenRLHF; a cap of 2 is verl's usual. A part of any composition without
-    another correction.
+    As in verl, TRL and OpenRLHF; verl usually caps at 2. It can be part of any composition that has
+    no other correction for the sampler.
 
     Args:
-        low: the least weight.
-        high: the greatest weight.
+        low: the smallest weight.
+        high: the largest weight.
         options: the remaining arguments of `Recipe`.
     """
 
@@ -48,7 +48,7 @@ class TruncatedIS(Recipe):
     def prepare(
         self, stats: TokenStats | None, rollout: Rollout, targets: Targets, *, group: Group = None
     ) -> Plan:
-        """The base's plan with the mismatch as a weight."""
+        """The base's plan, weighted by the correction."""
         plan = super().prepare(stats, rollout, targets, group=group)
         return plan.weighted(self.weights(rollout))
 
@@ -63,16 +63,17 @@ class TruncatedIS(Recipe):
 class MaskedIS(TruncatedIS):
     """Masked importance sampling.
 
-    Against GRPO: each token's policy loss is multiplied by π_old/μ, μ the probability that the
-    sampler itself reported, and by 0 where that is out of bounds: the token's ("token", IcePop), or
-    the geometric mean over its response ("sequence"); denominators stay.
+    Against GRPO: each token's policy loss is multiplied by π_old/μ, where μ is the probability
+    reported by the sampler, or by 0 if that ratio is out of bounds: the ratio of the token
+    ("token", IcePop), or its geometric mean over the response ("sequence"). Denominators are
+    unchanged.
 
-    As in NeMo-RL and OpenRLHF, whose bounds 0.5 and 5 these are. A part of any composition without
-    another correction.
+    As in NeMo-RL and OpenRLHF, with their bounds 0.5 and 5. It can be part of any composition that
+    has no other correction for the sampler.
 
     Args:
-        low: the least ratio.
-        high: the greatest ratio.
+        low: the smallest ratio.
+        high: the largest ratio.
         level: "token" or "sequence".
         options: the remaining arguments of `Recipe`.
     """

@@ -1,4 +1,4 @@
-"""KL-Cov: the tokens of highest covariance are held near the policy that sampled."""
+"""KL-Cov: a penalty keeps the tokens with the highest covariance near the sampling policy."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ _DEFAULTS: dict[str, tuple[float, float]] = {"paper": (1.0, 2e-3), "verl": (0.1,
 class KLCov(DynamicSampling):
     """KL-Cov.
 
-    Against GRPO: the max(⌊fraction·N⌋, 1) tokens of greatest (logp − mean)(A − mean) get a penalty
-    cov_coef·|logp − old_logp|; there is no clip at all; a token mean; groups without right and
-    wrong answers are dropped. Exactly on policy it is plain policy gradient, so that it needs
+    Against GRPO: the max(⌊fraction·N⌋, 1) tokens with the greatest (logp − mean)(A − mean) get a
+    penalty cov_coef·|logp − old_logp|; there is no clip; mean over tokens; groups that are all
+    right or all wrong are dropped. Exactly on policy this is plain policy gradient, so it needs
     several optimizer steps per rollout.
 
     "The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models"
     (arXiv 2505.22617, eq. 10, 13 and 14): 256 prompts × 8, 8 optimizer steps per rollout; fraction
     2e-3 for 7B, 2e-4 for 32B (0.2 and 0.02 in the scripts are percent). The released code takes
-    means and top tokens per micro-batch and rank; here over the mini-batch.
+    means and selects tokens per micro-batch and rank; here over the mini-batch.
 
     Args:
         variant: "paper": cov_coef 1, fraction 2e-3; "verl": its defaults 0.1 and 2e-4.
-        cov_coef: weight of the penalty; None takes the variant's.
-        fraction: of all response tokens, at least one token; None takes the variant's.
+        cov_coef: weight of the penalty; None: that of the variant.
+        fraction: fraction of all response tokens, at least one token; None: that of the variant.
         penalty: "abs" as in the released code, "k2" or "k3", see `rl.losses.kl_cov`.
         options: the remaining arguments of `Recipe`.
     """
@@ -75,7 +75,7 @@ class KLCov(DynamicSampling):
     def prepare(
         self, stats: TokenStats | None, rollout: Rollout, targets: Targets, *, group: Group = None
     ) -> Plan:
-        """The tokens to hold."""
+        """The base's plan, with the tokens to penalise."""
         plan = super().prepare(stats, rollout, targets, group=group)
         stats = statistics_of(self, stats, rollout)
         valid = plan.mask & torch.isfinite(stats.logp)
@@ -91,7 +91,7 @@ class KLCov(DynamicSampling):
     def policy_loss(
         self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
     ) -> TokenLoss:
-        """Unclipped, with the penalty on the chosen tokens."""
+        """The unclipped loss, with the penalty on the chosen tokens."""
         return kl_cov(
             stats.logp,
             rollout.old_logp,

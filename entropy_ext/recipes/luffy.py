@@ -1,4 +1,4 @@
-"""LUFFY: one response of each group is a teacher's."""
+"""LUFFY: one response of each group comes from a teacher."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ __all__ = ["Luffy"]
 class Luffy(MeanBaseline):
     """Learning to reason under off-policy guidance.
 
-    Against GRPO: one response of the group is a teacher's, and counts in the group's mean; on its
-    tokens the loss is −A·p/(p + gamma), p the policy's own probability, never clipped; advantages
-    are not divided by the standard deviation; the loss is a mean over all tokens.
+    Against GRPO: one response of the group comes from a teacher and counts in the group's mean; on
+    its tokens the loss is −A·p/(p + gamma), never clipped, where p is the policy's own probability;
+    advantages are not divided by the standard deviation; the loss is a mean over all tokens.
 
-    "Learning to Reason under Off-Policy Guidance" (arXiv 2504.14945). Figures there: 128 prompts ×
-    8, of which one is the teacher's, 2 optimizer steps per rollout. The default clips the policy's
-    own tokens, as in the paper. The released script clips nowhere (clip_low=1, clip_high=math.inf)
-    and divides by the longest length alone (aggregation="seq-mean-token-sum-norm", which is that
-    divided by the number of responses as well). entropy_coef is the script's.
+    "Learning to Reason under Off-Policy Guidance" (arXiv 2504.14945). In the paper: 128 prompts ×
+    8, one of them the teacher's, and 2 optimizer steps per rollout. The default clips the policy's
+    own tokens, as in the paper. The released script does not clip (clip_low=1, clip_high=math.inf)
+    and divides by the longest length (aggregation="seq-mean-token-sum-norm", which also divides by
+    the number of responses). entropy_coef is that of the script.
 
     Args:
-        gamma: where the shaped weight has its largest slope; None weighs teacher tokens by p.
-        teacher_probabilities: weigh teacher tokens by the ratio to Rollout.teacher_logp instead;
-            the released code then leaves the shaping out, and so does this.
+        gamma: constant of the shaped weight; None weights teacher tokens by p.
+        teacher_probabilities: weight teacher tokens by the ratio to Rollout.teacher_logp instead,
+            without shaping, as in the released code.
         entropy_coef: weight of the entropy bonus.
         options: the remaining arguments of `Recipe`.
     """
@@ -66,7 +66,7 @@ class Luffy(MeanBaseline):
     def policy_loss(
         self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
     ) -> TokenLoss:
-        """Clipped on own tokens, shaped on the teacher's."""
+        """Clipped on the policy's own tokens, shaped on the teacher's."""
         return mixed_policy(
             stats.logp,
             rollout.old_logp,

@@ -1,4 +1,4 @@
-"""The group's mean and no division: a part for `compose` and base of other recipes."""
+"""Advantages without division by the spread: a part for `compose` and a base of other recipes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class MeanBaseline(Recipe):
     "Understanding R1-Zero-Like Training: A Critical Perspective" (arXiv 2503.20783).
 
     Args:
-        options: the arguments of `Recipe`; there is no std for eps to join.
+        options: the arguments of `Recipe` except eps, as there is no standard deviation.
     """
 
     name: ClassVar[str] = "mean_baseline"

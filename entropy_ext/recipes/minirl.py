@@ -20,16 +20,16 @@ __all__ = ["MiniRL"]
 class MiniRL(MeanBaseline):
     """Qwen's minimal stable baseline.
 
-    Against GRPO: L = −M·sg(w)·A·logp, with w the capped ratio to the sampler's own probability and
-    M leaving out tokens beyond the bounds of the trainer's ratio on the side of their advantage;
-    A = r − mean_g r; responses count by the sum over their tokens, not divided by length.
+    Against GRPO: L = −M·sg(w)·A·logp, where w is the capped ratio to the sampler's probability, and
+    M leaves out tokens whose trainer ratio is beyond the bound in the direction of their advantage;
+    A = r − mean_g r; the loss of a response is the sum over its tokens, not divided by its length.
 
     "Stabilizing Reinforcement Learning with LLMs: Formulation and Practices" (arXiv 2512.01374).
-    Not verified from it: clip_low, clip_high and max_weight; sail-sg/Stable-RL has max_weight=10.
+    clip_low, clip_high and max_weight could not be verified; sail-sg/Stable-RL has max_weight=10.
 
     Args:
-        clip_low: tokens of negative advantage count down to a ratio of 1 − clip_low.
-        clip_high: tokens of positive advantage count up to a ratio of 1 + clip_high.
+        clip_low: tokens with negative advantage count down to a ratio of 1 − clip_low.
+        clip_high: tokens with positive advantage count up to a ratio of 1 + clip_high.
         max_weight: cap on w.
         options: the remaining arguments of `Recipe`.
     """
@@ -56,7 +56,7 @@ class MiniRL(MeanBaseline):
     def policy_loss(
         self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
     ) -> TokenLoss:
-        """Log-likelihood weighted by advantage and importance, far tokens left out."""
+        """Log-likelihood weighted by advantage and importance, without far-off tokens."""
         return minirl(
             stats.logp,
             rollout.old_logp,

@@ -23,16 +23,16 @@ Scope = Literal["group", "batch"]
 class Opo(Recipe):
     """On-policy RL with Optimal reward baseline.
 
-    Against GRPO: A = r − Σ l·r/Σ l, without a division by the spread; and one optimizer step per
-    rollout, where the ratio is 1 and the clip never acts.
+    Against GRPO: A = r − Σ l·r/Σ l, without division by the spread; and one optimizer step per
+    rollout, so that the ratio is 1 and the clip never acts.
 
     "On-Policy RL with Optimal Reward Baseline" (arXiv 2505.23585). No KL, no entropy bonus. The
-    derivation is for a sum over tokens, which the token mean is up to a constant; the paper does
-    not fix the aggregation. The released code also offers one baseline over the whole batch.
+    derivation is for a sum over tokens, which equals the token mean up to a constant; the paper
+    does not specify the aggregation. The released code also offers a baseline over the whole batch.
 
     Args:
-        scope: the baseline is over the "group" or over the whole "batch".
-        options: the remaining arguments of `Recipe`; singleton="reward" is verl's.
+        scope: whether the baseline is over the "group" or over the whole "batch".
+        options: the remaining arguments of `Recipe`; singleton="reward" as in verl.
     """
 
     name: ClassVar[str] = "opo"
@@ -47,11 +47,11 @@ class Opo(Recipe):
         self.scope = scope
 
     def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
-        """Rewards above the length-weighted mean."""
+        """Reward minus the length-weighted mean."""
         self.check(rollout)
         rewards, mask = rollout.rewards, rollout.mask
         if self.scope == "group":
             return Targets(opo(rewards, rollout.prompt, mask, singleton=self.singleton))
-        # A mean over tokens weighs each reward by its response's length.
+        # A mean over tokens weights each reward by the length of its response.
         spread = at_least_float32(rewards).unsqueeze(-1).expand_as(mask)
         return Targets(torch.where(mask, spread - masked_mean(spread, mask, group=group), 0.0))

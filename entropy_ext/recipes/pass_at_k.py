@@ -1,4 +1,4 @@
-"""The best of k: a part for `compose`."""
+"""Pass@k: a part for `compose`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["PassAtK"]
 
 
 class PassAtK(Recipe):
-    """GRPO for the best reward among k responses rather than for the mean of all.
+    """GRPO for the best reward among k responses instead of the mean of all.
 
     A = (mean of the best over subsets of k with the response − over all subsets)/(their std + eps).
 
@@ -36,9 +36,10 @@ class PassAtK(Recipe):
         self.k = k
 
     def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
-        """What each response adds to the best of k."""
+        """The contribution of each response to the best of k."""
         self.check(rollout)
-        # A harness may have set another group size since; smaller groups would all get 0.
+        # A trainer may have changed the group size since; in smaller groups, all advantages would
+        # be 0.
         check_bound("k", self.k, at_most=self.sampling.group_size - 1)
         rewards, prompt, mask = rollout.rewards, rollout.prompt, rollout.mask
         return Targets(pass_at_k_advantage(rewards, prompt, mask, k=self.k, eps=self.eps))

@@ -1,4 +1,4 @@
-"""The likelihood of right responses: VAPO's term alone, a part for `compose`."""
+"""The likelihood of right responses: a term of VAPO, as a part for `compose`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["PositiveNLL"]
 
 
 class PositiveNLL(Recipe):
-    """GRPO and nll_coef times the mean of −logp over the tokens of right responses.
+    """GRPO plus nll_coef times the mean of −logp over the tokens of right responses.
 
     "VAPO: Efficient and Reliable Reinforcement Learning for Advanced Reasoning Tasks"
     (arXiv 2504.05118). No ratio and no clip; a mini-batch without right responses adds nothing.
 
     Args:
-        nll_coef: weight of the term; 0 leaves it out.
+        nll_coef: weight of the term; 0 turns it off.
         options: the remaining arguments of `Recipe`.
     """
 
@@ -42,7 +42,7 @@ class PositiveNLL(Recipe):
     def prepare(
         self, stats: TokenStats | None, rollout: Rollout, targets: Targets, *, group: Group = None
     ) -> Plan:
-        """The coefficient, scaled so that the mean is over right responses alone."""
+        """The base's plan; the coefficient is scaled to make it a mean over right responses."""
         plan = super().prepare(stats, rollout, targets, group=group)
         if self.nll_coef == 0:
             return plan

@@ -1,4 +1,4 @@
-"""Positive-advantage reweighting: what makes entropy collapse counts less while it is low."""
+"""Positive-advantage reweighting: tokens with A > 0 count less while entropy is low."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ Schedule = Literal["entropy", "stage", "epoch"]
 
 
 class PositiveReweight(Recipe):
-    """The loss of tokens of positive advantage is multiplied by λ, which a schedule moves.
+    """Multiplies the loss of tokens with positive advantage by λ, which follows a schedule.
 
-    Against GRPO: λ in [0, 1] on tokens with A > 0, the others and the denominator unchanged; mean
+    Against GRPO: λ in [0, 1] on tokens with A > 0, other tokens and the denominator unchanged; mean
     over the tokens of the mini-batch. Schedules of λ:
 
-    - "entropy": from 0, down by delta where the mean entropy is below threshold, else up by it;
+    - "entropy": starts at 0; falls by delta while the mean entropy is below threshold, else rises;
     - "stage":   0 for the first half of training, then linear to 1;
     - "epoch":   (e − 1)/(E − 1) in epoch e of E.
 
     "Revisiting Entropy in Reinforcement Learning for Large Reasoning Models" (arXiv 2511.05993).
-    Known from notes on it only; that the denominator stays is our reading. delta is per training
-    step; λ moves at every optimizer step, by its share.
+    Known only from notes; that the denominator is unchanged is an assumption. delta is per training
+    step; λ moves at every optimizer step, by its share of delta.
 
     Args:
         schedule: one of the three above.
-        threshold: of the entropy, nats.
+        threshold: entropy, nats.
         delta: change of λ per training step.
-        initial: the first λ of "entropy".
+        initial: the initial λ of "entropy".
         training_epochs: E, passes over the training set, for "epoch".
         options: the remaining arguments of `Recipe`.
     """
@@ -72,7 +72,7 @@ class PositiveReweight(Recipe):
     def prepare(
         self, stats: TokenStats | None, rollout: Rollout, targets: Targets, *, group: Group = None
     ) -> Plan:
-        """The base's plan with λ on positive tokens."""
+        """The base's plan, with λ as the weight of positive tokens."""
         plan = super().prepare(stats, rollout, targets, group=group)
         positive = targets.advantages > 0
         if self.schedule == "entropy":

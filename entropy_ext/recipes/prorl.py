@@ -1,4 +1,4 @@
-"""ProRL: entropy kept alive over thousands of steps by a reference that moves along."""
+"""ProRL: long training runs with a KL penalty to a reference that is reset from time to time."""
 
 from __future__ import annotations
 
@@ -28,26 +28,27 @@ _RESETS: dict[str, dict[str, Any]] = {"v1": {"patience": 3}, "v2": {"every": 500
 class ProRL(CosineLength, DynamicSampling):
     """Prolonged Reinforcement Learning.
 
-    Against GRPO: clip-higher, a token mean and groups without right and wrong answers dropped, as
-    in DAPO; a KL penalty; and the current policy made the reference, in v1 when the score on
-    held-out problems stalls, with a new optimizer, in v2 every 500 steps, the optimizer kept. v2
-    also takes A = r − mean_g r, then whitened over all tokens (REINFORCE++-baseline), and the k2
-    estimate bounded to 10 nats.
+    Against GRPO: clip-higher, a mean over tokens, and dropped groups that are all right or all
+    wrong, as in DAPO; a KL penalty; and resets of the reference to the current policy: in v1 when
+    the score on held-out problems stalls, with a new optimizer, in v2 every 500 steps, keeping the
+    optimizer. v2 also uses A = r − mean_g r, whitened over all tokens (REINFORCE++-baseline), and
+    the k2 estimate bounded to 10 nats.
 
     v1: "ProRL: Prolonged Reinforcement Learning Expands Reasoning Boundaries in Large Language
     Models" (arXiv 2505.24864), 256 prompts × 16 at temperature 1.2. v2: "Scaling LLM Reinforcement
     Learning with Prolonged Training Using ProRL v2" (NVIDIA, August 2025: a reset every 200 to
     500 steps) and its NeMo-RL and OpenRLHF recipes, whose filter on the ratio of trainer and
     sampler is `compose("prorl", "masked_is", version="v2")`. Not verified: v1's kl_coef and
-    estimator, how long a score must stall, what a spike of the divergence is.
+    estimator, and what counts as a stall of the score or a spike of the divergence.
 
     Args:
         version: "v1" or "v2"; sets clip_high, kl_coef, kl_estimator, kl_max and the resets.
-        reset_every: steps, or None; the version's where none of the three is given.
-        reset_patience: validations without gain, or None.
+        reset_every: steps, or None. If none of the three is given, those of the version apply.
+        reset_patience: validations without improvement, or None.
         reset_kl: divergence from the reference, nats per token, or None.
-        reset_optimizer: with each reset; None takes the version's.
-        options: the remaining arguments of `CosineLength`, v2's reward for brevity, off by default.
+        reset_optimizer: reset the optimizer too; None: as in the version.
+        options: the remaining arguments of `CosineLength`, v2's length reward, which is off by
+            default.
     """
 
     name: ClassVar[str] = "prorl"
@@ -80,7 +81,7 @@ class ProRL(CosineLength, DynamicSampling):
         self.reset_optimizer = check_flag("reset_optimizer", anew)
 
     def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
-        """GRPO's in v1; in v2 rewards above the group's mean, whitened over the batch."""
+        """GRPO's in v1; in v2, reward minus the group's mean, whitened over the batch."""
         if self.version == "v1":
             return super().targets(rollout, group=group)
         self.check(rollout)
@@ -89,6 +90,6 @@ class ProRL(CosineLength, DynamicSampling):
         return Targets(batch_whiten(centred, mask, group=group))
 
     def after_step(self, metrics: Mapping[str, float]) -> StepActions:
-        """A reset when it is due; looks at "kl_reference" and, where there is one, "held_out"."""
+        """Requests a reset when it is due; reads "kl_reference" and, if present, "held_out"."""
         due = self.resets.step(kl=metrics.get("kl_reference"), validation=metrics.get("held_out"))
         return StepActions(reset_reference=due, reset_optimizer=due and self.reset_optimizer)

@@ -1,4 +1,4 @@
-"""PSR, NSR and W-REINFORCE: what was right and what was wrong, apart."""
+"""PSR, NSR and W-REINFORCE: separate weights for right and wrong answers."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ __all__ = ["Nsr", "Psr", "WReinforce"]
 
 
 class WReinforce(Recipe):
-    """Weighted REINFORCE: right answers pull with a tenth of the weight wrong ones push with.
+    """Weighted REINFORCE: right answers have a tenth of the weight of wrong ones.
 
-    Against GRPO: A = positive_weight on a right answer and −1 on a wrong one, with no baseline and
-    no group; the loss is a mean over all tokens of the mini-batch.
+    Against GRPO: A = positive_weight for right answers and −1 for wrong ones, without a baseline or
+    groups; the loss is a mean over all tokens of the mini-batch.
 
-    "The Surprising Effectiveness of Negative Reinforcement in LLM Reasoning" (arXiv 2506.01347).
-    Figures there: 1024 prompts × 8, 4 optimizer steps per rollout. The released scripts leave an
-    entropy bonus of 0.001 on (entropy_coef=0.001), which the loss of the paper does not have.
+    "The Surprising Effectiveness of Negative Reinforcement in LLM Reasoning" (arXiv 2506.01347). In
+    the paper: 1024 prompts × 8, 4 optimizer steps per rollout. The released scripts have an entropy
+    bonus of 0.001 (entropy_coef=0.001), which the paper's loss does not have.
 
     Args:
-        positive_weight: λ ≥ 0. At 0 this is not `nsr`: the tokens of right answers still count in
-            the mean and fill mini-batches, which dilutes the push by their share.
+        positive_weight: λ ≥ 0. With 0 this is not `nsr`: the tokens of right answers still count in
+            the mean and in the mini-batches, which weakens the gradient of wrong ones.
         options: the remaining arguments of `Recipe`.
     """
 
@@ -46,7 +46,7 @@ class WReinforce(Recipe):
         self.positive_weight = positive_weight
 
     def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
-        """The sign of the outcome, weighted; the rewards are not looked at."""
+        """The weighted sign of the outcome; rewards are not used."""
         self.check(rollout)
         return Targets(
             psr_nsr(
@@ -59,10 +59,10 @@ class WReinforce(Recipe):
 
 
 class Psr(WReinforce):
-    """Positive sample reinforcement: learn from right answers alone, A = 1.
+    """Positive sample reinforcement: learns from right answers only, A = 1.
 
     Wrong answers are dropped before the update, so that the mean is over the tokens of right ones.
-    Best at pass@1, and loses to the untrained model at large k.
+    In the paper it is best at pass@1, but worse than the untrained model at large k.
 
     "The Surprising Effectiveness of Negative Reinforcement in LLM Reasoning" (arXiv 2506.01347).
 
@@ -82,10 +82,10 @@ class Psr(WReinforce):
 
 
 class Nsr(WReinforce):
-    """Negative sample reinforcement: learn from wrong answers alone, A = −1.
+    """Negative sample reinforcement: learns from wrong answers only, A = −1.
 
     Right answers are dropped before the update, so that the mean is over the tokens of wrong ones.
-    Probability moves from what was wrong to the other tokens in proportion to what they had, which
+    Probability moves from wrong tokens to the others in proportion to their probabilities, which
     keeps the entropy up.
 
     "The Surprising Effectiveness of Negative Reinforcement in LLM Reasoning" (arXiv 2506.01347).

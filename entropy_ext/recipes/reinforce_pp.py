@@ -21,12 +21,12 @@ Baseline = Literal["batch", "group"]
 class ReinforcePP(Recipe):
     """REINFORCE++.
 
-    Against GRPO: A is the reward in standard deviations from the mean over all tokens of the
-    rollout, not over its group; mean over tokens. With baseline="group", REINFORCE++-baseline, the
-    group's mean is taken off first.
+    Against GRPO: A is the reward, normalised by the mean and standard deviation over all tokens of
+    the rollout instead of its group; mean over tokens. With baseline="group"
+    (REINFORCE++-baseline), the group's mean is subtracted first.
 
-    "REINFORCE++" (arXiv 2501.03262), whose divergence penalty joins the reward per token and is
-    left out here (kl_coef adds one to the loss).
+    "REINFORCE++" (arXiv 2501.03262). The paper adds a divergence penalty to the reward of each
+    token, which is left out here; kl_coef adds one to the loss.
 
     Args:
         baseline: "batch" or "group".

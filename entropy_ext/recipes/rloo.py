@@ -1,4 +1,4 @@
-"""RLOO: the other responses of the group are the baseline."""
+"""RLOO: the baseline is the mean over the other responses of the group."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["Rloo"]
 class Rloo(Recipe):
     """REINFORCE leave-one-out.
 
-    Against GRPO: A = r − the mean reward of the group's other responses, without division by the
-    standard deviation; the sum over a response's tokens, not divided by its length; exactly on
-    policy, one optimizer step per rollout, where the clip never acts.
+    Against GRPO: A = r − mean reward of the other responses in the group, without division by the
+    standard deviation; the loss of a response is the sum over its tokens, not divided by its
+    length; exactly on policy, one optimizer step per rollout, so that the clip never acts.
 
     "Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human Feedback in
-    LLMs" (arXiv 2402.14740), whose divergence penalty joins the reward and is left out here
-    (kl_coef adds one to the loss).
+    LLMs" (arXiv 2402.14740). The paper adds a divergence penalty to the reward, which is left out
+    here; kl_coef adds one to the loss.
 
     Args:
-        options: the arguments of `Recipe`; there is no std for eps to join.
+        options: the arguments of `Recipe` except eps, as there is no standard deviation.
     """
 
     name: ClassVar[str] = "rloo"
@@ -38,7 +38,7 @@ class Rloo(Recipe):
         super().__init__(**options)
 
     def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
-        """Reward above the others' mean."""
+        """Reward minus the mean of the others."""
         self.check(rollout)
         return Targets(
             leave_one_out(rollout.rewards, rollout.prompt, rollout.mask, singleton=self.singleton)

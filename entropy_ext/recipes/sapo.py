@@ -1,4 +1,4 @@
-"""SAPO: a soft gate in place of the clip."""
+"""SAPO: a soft gate instead of the clip."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["Sapo"]
 class Sapo(Recipe):
     """Soft adaptive policy optimization.
 
-    Against GRPO: −A·(4/τ)·σ(τ(ρ − 1)) instead of the clipped ratio, its slope falling smoothly on
-    either side of ρ = 1, a little faster for tokens of negative advantage.
+    Against GRPO: −A·(4/τ)·σ(τ(ρ − 1)) instead of the clipped ratio. Its slope decreases smoothly on
+    either side of ρ = 1, slightly faster for tokens with negative advantage.
 
     "Soft Adaptive Policy Optimization" (arXiv 2511.20347).
 

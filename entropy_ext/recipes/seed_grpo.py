@@ -1,4 +1,4 @@
-"""SEED-GRPO: smaller steps on prompts whose answers disagree."""
+"""SEED-GRPO: smaller updates on prompts whose answers disagree."""
 
 from __future__ import annotations
 
@@ -26,21 +26,22 @@ __all__ = ["SeedGrpo"]
 class SeedGrpo(Recipe):
     """Semantic Entropy EnhanceD GRPO.
 
-    Against GRPO: A = (r − mean_g r)·f(alpha·SE/ln G), SE the entropy over the meanings of the
-    prompt's responses; neither the spread of rewards nor the response's length divides (Dr. GRPO).
+    Against GRPO: A = (r − mean_g r)·f(alpha·SE/ln G), where SE is the entropy over the meanings of
+    the prompt's responses; no division by the spread of rewards or the response's length (Dr.
+    GRPO).
 
     "SEED-GRPO: Semantic Entropy Enhanced GRPO for Uncertainty-Aware Policy Optimization"
     (arXiv 2505.12346). The paper estimates SE as a mean over clusters (estimator="mc_mean"); the
-    released code is reported to use Shannon's form and f(x) = 1/(1 + x), the defaults here. At
-    alpha = 0.0417 a weight is never below 0.96; alpha = 1 halves it at most.
+    released code reportedly uses Shannon's form and f(x) = 1/(1 + x), the defaults here. With alpha
+    = 0.0417 no weight is below 0.96; with alpha = 1 none is below 0.5.
 
     Args:
-        alpha: sensitivity; 0 leaves the advantages as they are.
+        alpha: sensitivity; 0 leaves the advantages unchanged.
         estimator: "shannon" or "mc_mean".
         shape: f, see `rl.curriculum.uncertainty_weight`.
         gamma: exponent of the focal shape.
-        length_normalize: a response's probability from its mean logp rather than from their sum.
-        cluster: from a rollout to cluster numbers [B]; equal answers by default.
+        length_normalize: use the mean logp of a response instead of the sum.
+        cluster: function from a rollout to cluster numbers [B]; by default, equal answers.
         options: the remaining arguments of `Recipe`; sampling.group_size is G.
     """
 
@@ -74,7 +75,7 @@ class SeedGrpo(Recipe):
             self.needs = self.needs - {"answers"}
 
     def targets(self, rollout: Rollout, *, group: Group = None) -> Targets:
-        """Rewards above the group's mean, weighed by the prompt's semantic entropy."""
+        """Reward minus the group's mean, weighted by the prompt's semantic entropy."""
         self.check(rollout)
         advantages = group_mean(
             rollout.rewards, rollout.prompt, rollout.mask, singleton=self.singleton

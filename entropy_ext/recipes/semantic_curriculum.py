@@ -1,4 +1,4 @@
-"""Prompts on which the answers agree first: a part for `compose`, and half of SENT."""
+"""Prompts whose answers agree come first: a part for `compose`, and half of SENT."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["SemanticCurriculum"]
 
 
 class SemanticCurriculum(Recipe):
-    """GRPO on prompts of low semantic entropy first, of high semantic entropy last.
+    """GRPO on prompts with low semantic entropy first and those with high semantic entropy last.
 
-    The harness measures each prompt's semantic entropy before training, with the policy that
-    training starts from; prompts it has not measured are drawn in every stage.
+    The trainer measures the semantic entropy of each prompt before training, with the initial
+    policy; prompts that were not measured are drawn in every stage.
 
     "Efficient RL with Semantic and Token Entropy for LLM Reasoning" (arXiv 2512.04359).
 
     Args:
-        stages: how many parts of equal size the prompts fall into; 1 draws from all, always.
+        stages: number of parts of equal size into which the prompts are split; 1: no curriculum.
         options: the remaining arguments of `Recipe`.
     """
 

@@ -1,4 +1,4 @@
-"""SENT: semantic entropy orders the prompts, token entropy picks what to hold on to."""
+"""SENT: semantic entropy orders the prompts, and token entropy selects tokens to penalise."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ __all__ = ["Sent"]
 class Sent(SemanticCurriculum):
     """Reinforcement learning with semantic and token entropy.
 
-    Against GRPO: prompts of low semantic entropy first; the ratio is not clipped; among the 80 % of
-    tokens of lowest entropy, those of greatest and of least covariance of logp and advantage are
-    held to the old policy by hold_coef·{2, ½}·|logp − old_logp|; k3 penalty on the divergence from
-    the reference; mean over tokens.
+    Against GRPO: prompts with low semantic entropy first; the ratio is not clipped; among the 80 %
+    of tokens with the lowest entropy, those with the greatest and the smallest covariance of logp
+    and advantage are kept near the old policy by hold_coef·{2, ½}·|logp − old_logp|; k3 penalty on
+    the divergence from the reference; mean over tokens.
 
     "Efficient RL with Semantic and Token Entropy for LLM Reasoning" (arXiv 2512.04359): 256 prompts
-    × 8, 2 optimizer steps per rollout. The default is what the released code means to do, per
-    optimizer step rather than micro-batch; the paper's text holds all low tokens, which is
-    hold_rest > 0. How the code splits the prompts could not be verified.
+    × 8, 2 optimizer steps per rollout. The default is what the released code intends, per optimizer
+    step instead of micro-batch. The paper penalises all low-entropy tokens, which is hold_rest > 0.
+    How the code splits the prompts could not be verified.
 
     Args:
-        low_fraction: share of tokens that count as of low entropy.
-        cov_fraction: share of those that is held at either end, at least one token.
-        hold_coef: weight of the hold; 0 leaves unclipped GRPO with the curriculum.
-        hold_rest: factor on the other low tokens.
+        low_fraction: fraction of the tokens that count as low-entropy.
+        cov_fraction: fraction of those that is penalised at either end, at least one token.
+        hold_coef: weight of the penalty; 0 gives unclipped GRPO with the curriculum.
+        hold_rest: factor for the other low-entropy tokens.
         kl_coef: weight of the penalty on the divergence from the reference.
-        stages: of the curriculum; 1 leaves it out.
+        stages: stages of the curriculum; 1 turns it off.
         options: the remaining arguments of `Recipe`.
     """
 
@@ -71,7 +71,7 @@ class Sent(SemanticCurriculum):
     def prepare(
         self, stats: TokenStats | None, rollout: Rollout, targets: Targets, *, group: Group = None
     ) -> Plan:
-        """The base's plan, and the tokens to hold."""
+        """The base's plan, with the tokens to penalise."""
         plan = super().prepare(stats, rollout, targets, group=group)
         stats = statistics_of(self, stats, rollout)
         hold = sent_penalty(
@@ -89,7 +89,7 @@ class Sent(SemanticCurriculum):
     def policy_loss(
         self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
     ) -> TokenLoss:
-        """Unclipped, with the hold."""
+        """The unclipped loss, with the penalty."""
         return sent(
             stats.logp,
             rollout.old_logp,

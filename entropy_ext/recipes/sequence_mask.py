@@ -1,4 +1,4 @@
-"""Off-policy sequence masking: DeepSeek-V3.2's alone, a part for `compose`."""
+"""Off-policy sequence masking of DeepSeek-V3.2, as a part for `compose`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Behaviour = Literal["sampler", "trainer"]
 class SequenceMask(Recipe):
     """GRPO without the policy loss of sequences with A < 0 and mean old_logp − logp > threshold.
 
-    KL penalty and divisors stay. "DeepSeek-V3.2" (arXiv 2512.02556), formula as TRL and slime have
-    it; the report does not give the threshold (TRL suggests 0.5, slime 1e-4).
+    KL penalty and divisors are unchanged. "DeepSeek-V3.2" (arXiv 2512.02556), with the formula of
+    TRL and slime; the report does not give the threshold (TRL suggests 0.5, slime 1e-4).
 
     Args:
         off_policy_threshold: nats per token, or None to leave no sequence out.
-        behaviour: measured from "sampler" (Rollout.rollout_logp), which catches a mismatch of the
-            two engines as well, or "trainer" (old_logp).
+        behaviour: measure the distance from the "sampler" (Rollout.rollout_logp), which includes a
+            mismatch of the two engines, or from the "trainer" (old_logp).
         options: the remaining arguments of `Recipe`.
     """
 
@@ -47,7 +47,7 @@ class SequenceMask(Recipe):
             "off_policy_threshold", off_policy_threshold, at_least=0, optional=True
         )
         self.behaviour = check_choice("behaviour", behaviour, get_args(Behaviour))
-        # The mean is over the whole response.
+        # The mean is taken over the whole response.
         self.whole_sequences = True
         if behaviour == "sampler" and off_policy_threshold is not None:
             self.needs = self.needs | {"rollout_logp"}
@@ -55,7 +55,7 @@ class SequenceMask(Recipe):
     def policy_loss(
         self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
     ) -> TokenLoss:
-        """Clipped, without the sequences that are off policy and wrong."""
+        """The clipped loss, without off-policy sequences with negative advantage."""
         loss, metrics = super().policy_loss(stats, rollout, targets, plan)
         if self.off_policy_threshold is None:
             return TokenLoss(loss, metrics)

@@ -1,4 +1,4 @@
-"""Skywork-OR1: reject groups without a signal, hold entropy with an adaptive bonus."""
+"""Skywork-OR1: rejects groups without a signal and holds entropy with an adaptive bonus."""
 
 from __future__ import annotations
 
@@ -26,23 +26,24 @@ EntropySignal = Literal["surprisal", "entropy"]
 class SkyworkOr1(Recipe):
     """Skywork-OR1's MAGIC.
 
-    Against GRPO: groups of equal rewards are dropped and not replaced; the loss is a mean over
-    tokens, after one optimizer step per rollout; and an entropy bonus whose weight rises by `delta`
-    each step while entropy is below `target` and falls while it is above.
+    Against GRPO: groups with equal rewards are dropped and not replaced; the loss is a mean over
+    tokens, with one optimizer step per rollout; and an entropy bonus whose weight rises by `delta`
+    per step while entropy is below `target` and falls while it is above.
 
     "Skywork Open Reasoner 1 Technical Report" (arXiv 2505.22312, eq. 3.1). Defaults are those of
     the released scripts, with 256 prompts × 16. Released code: gate="lagged_strict" and the mean
-    of −old_logp as the measured entropy (here over all ranks' tokens; there a mean of the ranks'
-    means). Paper: gate="current_le". TRL: gate="lagged_le", signal="entropy", delta=0.005,
-    maximum=1. With several mini-batches the weight moves at each; the code moves it per rollout.
+    of −old_logp as the measured entropy (here over the tokens of all ranks; there a mean of the
+    ranks' means). Paper: gate="current_le". TRL: gate="lagged_le", signal="entropy", delta=0.005,
+    maximum=1. With several mini-batches, the weight moves at each of them; in the released code it
+    moves once per rollout.
 
     Args:
         target: entropy to hold, nats.
         delta: change of the weight per step.
-        maximum: the weight's upper bound; it never falls below 0.
+        maximum: upper bound of the weight; the lower bound is 0.
         gate: when the bonus is on, see `rl.controllers.AdaptiveEntropy`.
-        signal: "surprisal", the mean of −old_logp, or "entropy", that of old_entropy.
-        entropy_coef: the weight to start from.
+        signal: "surprisal", the mean of −old_logp, or "entropy", the mean of old_entropy.
+        entropy_coef: the initial weight.
         options: the remaining arguments of `Recipe`.
     """
 
@@ -64,7 +65,7 @@ class SkyworkOr1(Recipe):
     ) -> None:
         super().__init__(**options)
         check_choice("signal", signal, get_args(EntropySignal))
-        # Here, where its name is not the controller's.
+        # Checked here, because the controller calls it by another name.
         check_bound("maximum", maximum, at_least=0, finite=True)
         check_bound("entropy_coef", entropy_coef, at_least=0, at_most=maximum)
         self.signal = signal

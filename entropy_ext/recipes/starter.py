@@ -1,4 +1,4 @@
-"""The survey's starter configuration."""
+"""The survey's "starter" configuration."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["Starter"]
 
 @composite
 class Starter(WReinforce, HighEntropyTokens):
-    """Clip-higher, the 20 % of tokens of highest entropy, and W-REINFORCE's signs.
+    """Clip-higher, the 20 % of tokens with the highest entropy, and W-REINFORCE's advantages.
 
-    What `compose("grpo", "clip_higher", "high_entropy_tokens", "w_reinforce")` gives with DAPO's
-    group filter, overlong penalty and dual clip off, which the survey does not ask for: the filter
-    would take the groups that are all right or all wrong from W-REINFORCE, which has no baseline
-    and learns from them.
+    The same as `compose("grpo", "clip_higher", "high_entropy_tokens", "w_reinforce")` without
+    DAPO's group filter, overlong penalty and dual clip, which the survey does not mention. The
+    filter would remove the groups that are all right or all wrong, from which W-REINFORCE learns
+    because it has no baseline.
 
     Args:
-        fraction: share of tokens that are learnt from.
+        fraction: fraction of the tokens to learn from.
         positive_weight: λ of W-REINFORCE.
         clip_low: the ratio may fall to 1 − clip_low.
         clip_high: the ratio may rise to 1 + clip_high.

@@ -1,4 +1,4 @@
-"""What a recipe's checkpoint is made of."""
+"""The parts of a recipe that are stored in its checkpoint."""
 
 from __future__ import annotations
 

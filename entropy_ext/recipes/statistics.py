@@ -1,4 +1,4 @@
-"""The statistics that a recipe's `prepare` is given, checked."""
+"""Checks of the statistics that a recipe's `prepare` is given."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["statistics_of"]
 
 
 def statistics_of(recipe: Recipe, stats: TokenStats | None, rollout: Rollout) -> TokenStats:
-    """`stats`, for a `prepare` that cannot do without them.
+    """Returns `stats`, after checking that they are what `prepare` needs.
 
     Raises:
-        ValueError: None; without what the recipe's `extras` asks for; or of another shape than the
+        ValueError: None, without the extras that the recipe needs, or of another shape than the
             rollout's mask.
     """
     if stats is None:

@@ -1,4 +1,4 @@
-"""STEER: tokens that would change the entropy much count less."""
+"""STEER: tokens whose update would change the entropy much get less weight."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ WeightMap = Literal["exp", "linear"]
 class Steer(ClipHigher):
     """Stabilising token-level entropy change by reweighting.
 
-    Against GRPO: each token's loss is multiplied by a weight that falls with the size of its
-    estimated effect on the entropy, whatever the sign, the denominator unchanged; clip 0.2 / 0.28,
-    dual clip 10; mean over tokens.
+    Against GRPO: each token's loss is multiplied by a weight that decreases with the size of its
+    estimated effect on the entropy, whatever its sign; the denominator is unchanged; clip 0.2 /
+    0.28, dual clip 10; mean over tokens.
 
     "Rethinking Entropy Interventions in RLVR: An Entropy Change Perspective" (arXiv 2510.10150):
-    512 prompts × 8, 16 optimizer steps per rollout. The default is the released code's estimate and
-    map, but with the range of the effects over the optimizer step's tokens, not a micro-batch's;
-    the paper's last version is reported to have lambda_min 0.7.
+    512 prompts × 8, 16 optimizer steps per rollout. Estimate and map are those of the released
+    code, but the range of the effects is taken over the tokens of the optimizer step instead of a
+    micro-batch. The last version of the paper reportedly has lambda_min 0.7.
 
     Args:
         form: "code", "own_logit" or "exact", see `entropy_ext.steer_weights`.
         weight_map: "exp" or "linear".
-        lambda_min: the least weight; 1 gives every token weight 1 under "exp".
-        lambda_max: the greatest weight of the linear map.
+        lambda_min: the smallest weight; with "exp", 1 gives every token the weight 1.
+        lambda_max: the largest weight of the linear map.
         floor: weights stay near 1 while no effect exceeds it.
         dual_clip: bound on the ratio where the advantage is negative, or None.
         options: the remaining arguments of `ClipHigher`.
@@ -69,14 +69,14 @@ class Steer(ClipHigher):
         largest = 1.0 if weight_map == "exp" else lambda_max
         self.lambda_min = check_bound("lambda_min", lambda_min, above=0, at_most=largest)
         self.floor = check_bound("floor", floor, at_least=0)
-        # The class's own are those of a composition's other parts.
+        # The attributes of the class itself are those of the other parts of a composition.
         self.extras = self.extras or form == "exact"
 
     @torch.no_grad()
     def prepare(
         self, stats: TokenStats | None, rollout: Rollout, targets: Targets, *, group: Group = None
     ) -> Plan:
-        """The base's plan with STEER's weights."""
+        """The base's plan, with STEER's weights."""
         plan = super().prepare(stats, rollout, targets, group=group)
         stats = statistics_of(self, stats, rollout)
         exact = self.form == "exact"

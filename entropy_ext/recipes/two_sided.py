@@ -1,4 +1,4 @@
-"""Two-sided clipping: the ratio of wrong answers is bounded above as well."""
+"""Two-sided clipping: an upper bound on the ratio also for negative advantages."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["TwoSided"]
 class TwoSided(Recipe):
     """INTELLECT-2's two-sided clipping.
 
-    Against GRPO: L = max(−A·min(ρ, δ), −A·clip(ρ, 1 − clip_low, 1 + clip_high)). δ lies above
-    1 + clip_high, so that it acts for A < 0 alone, and the loss is that of a dual clip at δ.
+    Against GRPO: L = max(−A·min(ρ, δ), −A·clip(ρ, 1 − clip_low, 1 + clip_high)). δ is above 1 +
+    clip_high, so it acts only where A < 0, and the loss is that of a dual clip at δ.
 
-    "INTELLECT-2" (arXiv 2505.07291), with the clip 0.2 and δ 4 that TRL's documentation gives.
+    "INTELLECT-2" (arXiv 2505.07291), with the clip of 0.2 and δ = 4 of TRL's documentation.
 
     Args:
         dual_clip: δ > 1.

@@ -1,4 +1,4 @@
-"""What passes between a recipe and the harness that runs it."""
+"""The types exchanged between a recipe and the trainer that runs it."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from entropy_ext.rl.checks import check_bound, check_flag
 __all__ = ["Group", "Plan", "PromptStats", "Sampling", "Statistics", "StepActions", "Targets"]
 
 Group: TypeAlias = "dist.ProcessGroup | None"
-"""the ranks that hold a mini-batch together; None: this process alone"""
+"""the ranks that share a mini-batch; None: this process alone"""
 
 Statistics = Literal["micro", "minibatch", "rollout"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the responses of one training step are to be sampled."""
+    """How to sample the responses of one training step."""
 
     group_size: int = 16
-    """responses to each prompt"""
+    """responses per prompt"""
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int | None = None
     teacher_traces: int = 0
-    """how many of the group are written by a teacher"""
+    """how many responses of the group come from a teacher"""
     offline: bool = False
     """learn from stored responses; nothing is sampled"""
     refill: int = 0
-    """how many more batches may be sampled in a step to replace the groups that `keep` drops"""
+    """maximum number of further batches per step to replace the groups that `keep` drops"""
 
     def __post_init__(self) -> None:
         check_bound("group_size", self.group_size, at_least=1, integer=True)
@@ -53,20 +53,20 @@ class Sampling:
 
 
 class PromptStats(NamedTuple):
-    """What is known of each of the P prompts of the training set; for `select_prompts`."""
+    """What is known about each of the P prompts of the training set, for `select_prompts`."""
 
     attempts: Tensor
     """[P] int64: responses sampled so far"""
     successes: Tensor
-    """[P] int64: the correct ones among them"""
+    """[P] int64: number of correct responses among them"""
     semantic_entropy: Tensor | None = None
-    """[P], of the policy that training starts from, nats; NaN where never measured"""
+    """[P], under the initial policy, nats; NaN where never measured"""
     domain: Tensor | None = None
     """[P] int64"""
 
 
 class Targets(NamedTuple):
-    """What the losses are told to move towards; no gradient."""
+    """Advantages and returns, the inputs of the losses; no gradient."""
 
     advantages: Tensor
     """[B, T], 0 off the mask"""
@@ -81,24 +81,24 @@ class Targets(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that is fixed for one optimizer step; detached. Micro-batches take their `rows`."""
+    """Everything that is fixed for one optimizer step; detached. Micro-batches use their `rows`."""
 
     mask: Tensor
     """[B, T] bool: the tokens that the loss is averaged over"""
     aggregation: Aggregation
     normalizer: Tensor
-    """0-d: tokens or sequences in the whole mini-batch; the mean over ranks if there are several"""
+    """0-d: number of tokens or sequences in the whole mini-batch; with several ranks, their mean"""
     max_length: int
     """the constant of seq-mean-token-sum-norm, tokens"""
     weights: Tensor | None = None
-    """[B, T]: factor on each token's policy loss, the normaliser unchanged"""
+    """[B, T]: factor on each token's policy loss; the normaliser is unchanged"""
     coefficients: Mapping[str, Tensor] = field(default_factory=dict)
     """name → 0-d tensor, such as "entropy" """
     tokens: Mapping[str, Tensor] = field(default_factory=dict)
-    """name → [B, T]: further selections or weights that a recipe's token_loss reads"""
+    """name → [B, T]: further selections or weights for a recipe's token_loss"""
 
     def rows(self, index: Tensor | slice) -> Plan:
-        """The sequences at `index`; the normaliser and the coefficients stay as they are."""
+        """The sequences at `index`, with the same normaliser and coefficients."""
         return replace(
             self,
             mask=self.mask[index],
@@ -107,11 +107,11 @@ class Plan:
         )
 
     def weighted(self, weights: Tensor) -> Plan:
-        """The same with each token's policy loss multiplied by `weights` [B, T] as well."""
+        """The same plan, with each token's policy loss also multiplied by `weights` [B, T]."""
         return replace(self, weights=weights if self.weights is None else self.weights * weights)
 
     def aggregate(self, loss: Tensor) -> Tensor:
-        """This micro-batch's share of the mini-batch's loss; the shares add up. 0-d."""
+        """The contribution of this micro-batch to the loss of the mini-batch, 0-d; these add up."""
         return aggregate(
             loss,
             self.mask,
@@ -122,9 +122,9 @@ class Plan:
 
 
 class StepActions(NamedTuple):
-    """What the harness is asked to do after a training step."""
+    """What the trainer is asked to do after a training step."""
 
     reset_reference: bool = False
-    """make the current policy the reference"""
+    """reset the reference to the current policy"""
     reset_optimizer: bool = False
-    """forget the optimizer's moments"""
+    """reset the optimizer's state"""

@@ -1,4 +1,4 @@
-"""Rewarding the unlikely: against GRPO's bias towards answers that were likely already."""
+"""Rewarding the unlikely: counters GRPO's bias towards answers that are already likely."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ __all__ = ["Unlikeliness"]
 
 
 class Unlikeliness(Recipe):
-    """The reward of a right answer falls with its likelihood rank in the group.
+    """The reward of a right answer decreases with its likelihood rank in the group.
 
-    Against GRPO: r becomes r·(1 − beta·rank/G), rank 0 the least likely of the group by mean
-    old_logp; groups that are all right or all wrong are dropped; two passes over each rollout;
+    Against GRPO: r becomes r·(1 − beta·rank/G), where rank 0 is the least likely of the group by
+    mean old_logp; groups that are all right or all wrong are dropped; two passes over each rollout;
     mean over the tokens of the mini-batch; k3 penalty on the divergence from the reference.
 
     "Rewarding the Unlikely: Lifting GRPO Beyond Distribution Sharpening" (arXiv 2506.02355).
-    Figures there: groups of 32, one mini-batch of 256 responses gathered over several batches.
-    The default is the released code's form of the rank; form="paper" is the paper's as a port of it
-    states it, smaller by beta/G on every right answer.
+    In the paper: groups of 32, one mini-batch of 256 responses collected over several batches. The
+    default form of the rank is that of the released code; form="paper" is that of the paper
+    according to a port, smaller by beta/G for every right answer.
 
     Args:
-        beta: 0 leaves the rewards as they are.
+        beta: 0 leaves the rewards unchanged.
         form: "code" or "paper", see `rl.advantages.unlikeliness_reward`.
-        filter_groups: drop groups without both right and wrong answers. Kept (False), a group that
-            is all right lowers its likely answers.
+        filter_groups: drop groups that are all right or all wrong. If False, a group that is all
+            right reduces the probability of its likely answers.
         kl_coef: weight of the penalty on the divergence from the reference.
         options: the remaining arguments of `Recipe`.
     """
@@ -75,7 +75,7 @@ class Unlikeliness(Recipe):
         )
 
     def keep(self, rollout: Rollout) -> Tensor:
-        """Groups with right and wrong answers."""
+        """Groups with both right and wrong answers."""
         if not self.filter_groups:
             return super().keep(rollout)
         self.check(rollout)

@@ -1,4 +1,4 @@
-"""VAPO: a value function made to work on long responses."""
+"""VAPO: value-based advantages for long responses."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ class Vapo(PositiveNLL, ClipHigher):
     """Value-based Augmented Proximal Policy Optimization.
 
     Against GRPO: advantages come from a value head by GAE, whose λ is 1 − 1/(α·l) for the policy
-    and 1 for the head's own targets; the head is trained alone on returns for 50 steps first;
-    clip-higher and a token mean as in DAPO; and the likelihood of right responses joins the loss,
-    L = L_clip + μ·(−Σ logp over their tokens / their number).
+    and 1 for the targets of the head; for the first 50 steps only the head is trained, on returns;
+    clip-higher and a mean over tokens as in DAPO; and the likelihood of right responses is added to
+    the loss, L = L_clip + μ·(−Σ logp over their tokens / number of those tokens).
 
     "VAPO: Efficient and Reliable Reinforcement Learning for Advanced Reasoning Tasks"
     (arXiv 2504.05118): 512 prompts × 16, mini-batches of 512 responses. No code was released, and
-    the paper settles neither whitening (verl and NeMo-RL do it) nor a bound on the value loss.
+    the paper specifies neither whitening (which verl and NeMo-RL do) nor a bound on the value loss.
 
     Args:
         alpha: α of the policy's length-adaptive λ.
-        decay: one λ for the policy in its place; 0.95 in the ablation.
+        decay: a constant λ for the policy instead; 0.95 in the ablation.
         critic_decay: λ of the value head's targets.
         gamma: discount.
-        whiten: bring the advantages of a rollout to mean 0 and variance 1.
-        value_clip: how far an update may carry a value with effect on its loss, or None.
-        value_pretraining: steps that train the value head alone, before all others.
+        whiten: normalise the advantages of a rollout to mean 0 and variance 1.
+        value_clip: bound on how far an update may move a value, or None.
+        value_pretraining: initial steps that train only the value head.
         options: the remaining arguments of `PositiveNLL` (nll_coef, μ) and `ClipHigher`.
     """
 

@@ -1,4 +1,4 @@
-"""VESPO: responses fade out as their whole ratio leaves 1."""
+"""VESPO: responses get less weight as the product of their ratios moves away from 1."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["Vespo"]
 class Vespo(Recipe):
     """Variational sequence-level soft policy optimization.
 
-    Against GRPO: −sg(φ(W))·A·logp, W the product of a response's ratios and
-    φ = W^k·exp(λ(1 − W)), with k and λ by the sign of A; mean over tokens.
+    Against GRPO: −sg(φ(W))·A·logp, where W is the product of the ratios in a response and φ =
+    W^k·exp(λ(1 − W)), with k and λ by the sign of A; mean over tokens.
 
     VESPO (arXiv 2602.10693), as in TRL.
 
@@ -63,7 +63,7 @@ class Vespo(Recipe):
     def policy_loss(
         self, stats: TokenStats, rollout: Rollout, targets: Targets, plan: Plan
     ) -> TokenLoss:
-        """Log-likelihood weighted by the response."""
+        """Log-likelihood with the weight of the response."""
         return vespo(
             stats.logp,
             rollout.old_logp,
