@@ -6,7 +6,7 @@
 // its threads. Where rows are too few to fill the device a block takes one segment, the threads'
 // moments go through memory, and a second kernel does the same merging: the same tree, the same bits.
 #include "block_reduce.cuh"
-#include "vector_io.cuh"
+#include "extremes.cuh"
 
 namespace entropy_ext {
 namespace {

@@ -7,6 +7,7 @@ from tests.simt.toolchain import QUICK_ADDRESS, QUICK_THREAD
 
 REDUCE = "cuda/block_reduce.cuh"
 IO = "cuda/vector_io.cuh"
+EXTREMES = "cuda/extremes.cuh"
 FORWARD = "cuda/token_stats_forward.cu"
 BACKWARD = "cuda/token_stats_backward.cu"
 MOMENTS = "softmax_moments.h"
@@ -95,13 +96,13 @@ FAULTS = [
     ),
     Fault(
         "half of the pairs left out of the maximum",
-        IO,
+        EXTREMES,
         "return fmax(widen(high_.x), widen(high_.y));",
         "return widen(high_.x);",
     ),
     Fault(
         "half of the pairs left out of the minimum",
-        IO,
+        EXTREMES,
         "return fmin(widen(low_.x), widen(low_.y));",
         "return widen(low_.x);",
     ),
