@@ -29,9 +29,10 @@ class _NoDoubleBackward(torch.autograd.Function):
 
 
 def first_order(name: str) -> Callable[[Backward], Backward]:
-    """Decorator for the backward of an autograd Function: its result raises an error if it is
-    differentiated under create_graph, even where no upstream gradient requires grad and autograd
-    would treat it as a constant.
+    """Decorator for the backward of an autograd Function that refuses double backward.
+
+    Its result raises an error if it is differentiated under create_graph, even where no upstream
+    gradient requires grad and autograd would treat it as a constant.
 
     Args:
         name: the public function, for the error message.

@@ -1,1 +1,1 @@
-"""entropy_ext inside other people's trainers; each module needs the trainer it is named after."""
+"""Adapters for other trainers; each module needs the trainer it is named after."""

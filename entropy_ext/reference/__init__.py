@@ -1,9 +1,9 @@
-"""Everything the kernels compute, in plain PyTorch and in any float dtype.
+"""Everything that the kernels compute, in plain PyTorch and in any float dtype.
 
-The oracle of the tests (on float64 input), the baseline of the benchmarks, and a readable
-statement of the numeric contract in docs/numerics.md. Never chosen silently in place of a kernel.
+It is the oracle of the tests (on float64 input), a baseline of the benchmarks, and a readable
+version of the numeric contract in docs/numerics.md. It never silently replaces a kernel.
 
-What works on tokens is computed in float64 whatever comes in, and returned in the dtype of the
+Functions of numbers per token compute in float64 for any input dtype, and return the dtype of the
 first argument.
 """
 

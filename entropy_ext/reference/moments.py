@@ -74,7 +74,7 @@ def clipped_tokens(
     clip_low: float = 0.2,
     clip_high: float = 0.2,
 ) -> Tensor:
-    """Where the PPO clip binds: −A·clip(ρ, 1 − low, 1 + high) > −A·ρ."""
+    """Where the PPO clip is active: −A·clip(ρ, 1 − low, 1 + high) > −A·ρ."""
     valid = valid_tokens(mask, logp)
     ratio = (masked(logp, valid) - masked(old_logp, valid)).clamp(-20.0, 20.0).exp()
     a = masked(advantages, valid)
@@ -82,7 +82,7 @@ def clipped_tokens(
 
 
 def valid_tokens(mask: Tensor | None, like: Tensor) -> Tensor:
-    """The mask, or all tokens for want of one."""
+    """The mask, or all tokens if there is none."""
     return torch.ones(like.shape, dtype=torch.bool, device=like.device) if mask is None else mask
 
 

@@ -1,6 +1,6 @@
 """Selection of tokens in plain PyTorch: sort, count, keep the first.
 
-With a group, all ranks gather the tokens of all, select among them and keep their own.
+With a group, each rank gathers the tokens of all ranks, selects among them and keeps its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["clip_cov", "kl_cov", "select_count", "token_hash", "top_entropy"]
 
 
 def select_count(rule: Literal["floor", "ceil", "quantile"], fraction: float, n: Tensor) -> Tensor:
-    """How many of n valid tokens a rule chooses, int64, before candidates run out."""
+    """How many of n valid tokens a rule chooses, int64, if there are enough candidates."""
     size = n.double()
     if rule == "floor":
         k = (fraction * size).floor()
@@ -31,7 +31,7 @@ def select_count(rule: Literal["floor", "ceil", "quantile"], fraction: float, n:
 
 
 def token_hash(seed: int | Tensor, token_ids: Tensor) -> Tensor:
-    """Keys of (seed, token id) whose signed order is the kernels' unsigned one, int64.
+    """Keys of (seed, token id), int64, whose signed order is the unsigned order in the kernels.
 
     The same 64-bit words as TokenHash in csrc/selection_math.h: int64 wraps alike.
     """
@@ -115,7 +115,7 @@ def _selected(
     group: dist.ProcessGroup | None,
     excluded: Tensor | None = None,
 ) -> Tensor:
-    """Call `select` on the flat tokens (of all ranks, with a group) and keep this rank's answer."""
+    """Call `select` on the flat tokens (with a group, of all ranks); returns this rank's part."""
     count = values.numel()
     ids = torch.arange(count, device=values.device) if token_ids is None else token_ids
     out = ~valid_tokens(None, values) if excluded is None else excluded
@@ -150,7 +150,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
-    """Right by `bits`, zeros coming in."""
+    """Logical right shift by `bits`."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 

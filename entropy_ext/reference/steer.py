@@ -1,4 +1,4 @@
-"""The change of the entropy that a token causes, and STEER weights, in plain PyTorch."""
+"""The change of entropy caused by each token, and STEER weights, in plain PyTorch."""
 
 from __future__ import annotations
 

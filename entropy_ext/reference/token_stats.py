@@ -32,7 +32,7 @@ def token_stats(
         logits: [..., V], any floating dtype; half precision is computed in float32.
         tokens: [...] int64.
         temperature: τ > 0, a number or [...].
-        mask: [...] bool; rows where it is False give 0 and receive gradient 0.
+        mask: [...] bool; rows where it is False give 0 and receive a gradient of 0.
         support: the ids that the sampler kept, one row per token of the leading dimensions.
         extras: also return collision, collision_logp, varentropy and max_logp.
 
@@ -43,8 +43,8 @@ def token_stats(
     z = logits.to(dtype)
     tau = torch.as_tensor(temperature, dtype=dtype, device=z.device).expand(tokens.shape)
     if mask is not None:
-        # Masked rows may hold anything, NaN included: replace them before any arithmetic, so that
-        # no 0·NaN arises in the backward pass either.
+        # Masked rows may hold anything, including NaN: replace them before any arithmetic, so that
+        # 0·NaN cannot occur in the backward pass either.
         z = torch.where(mask[..., None], z, 0.0)
         tokens = torch.where(mask, tokens, 0)
         tau = torch.where(mask, tau, 1.0)
@@ -59,7 +59,7 @@ def token_stats(
 
 
 def kept_mask(support: Support, tokens: Tensor, vocab: int, mask: Tensor | None = None) -> Tensor:
-    """bool [..., V]: what the support lists, and the tokens. Masked rows are not looked at."""
+    """bool [..., V]: the ids that the support lists, and the tokens. Masked rows are ignored."""
     kept = torch.zeros(tokens.numel(), vocab, dtype=torch.bool, device=tokens.device)
     for row, (begin, end) in enumerate(support.offsets.unfold(0, 2, 1).tolist()):
         if mask is None or mask.flatten()[row]:
@@ -69,7 +69,7 @@ def kept_mask(support: Support, tokens: Tensor, vocab: int, mask: Tensor | None 
 
 def _statistics(z: Tensor, tokens: Tensor, tau: Tensor, extras: bool) -> dict[str, Tensor]:
     row_max = z.detach().amax(-1, keepdim=True)
-    # −inf is an impossible token, unless the whole row is −inf: then the arithmetic below is NaN.
+    # −inf is an impossible token, unless the whole row is −inf: then the result below is NaN.
     dead = (z == -torch.inf) & (row_max > -torch.inf)
     t = torch.where(dead, 0.0, (torch.where(dead, 0.0, z) - row_max) / tau[..., None])
     e = torch.where(dead, 0.0, t.exp())

@@ -1,4 +1,4 @@
-"""What GRPOConfig and a recipe both have a say in."""
+"""Settings that both GRPOConfig and a recipe determine."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ LEFT_TO_RECIPE = (
     *("entropy_coef_delta", "entropy_target", "off_policy_mask_threshold"),
     "use_bias_correction_kl",
 )
-"""settings of TRL's own losses and advantages, which a recipe replaces"""
+"""settings of TRL's losses and advantages, which a recipe replaces"""
 
 
 def config_arguments(recipe: Recipe, *, gradient_accumulation_steps: int = 1) -> dict[str, Any]:
-    """Arguments of GRPOConfig that sample and step as the recipe's paper does.
+    """Arguments for GRPOConfig, so that TRL samples and steps as in the recipe's paper.
 
     GRPOConfig(output_dir, max_completion_length=2048, **config_arguments(recipes.get("dapo"))).
     One training step of the recipe is one generation, with steps_per_generation /
@@ -44,7 +44,7 @@ def config_arguments(recipe: Recipe, *, gradient_accumulation_steps: int = 1) ->
 
 
 def configured_recipe(recipe: str | Recipe, args: GRPOConfig) -> Recipe:
-    """The recipe, told how TRL is going to sample; of a Recipe a copy, for its controllers move.
+    """The recipe, configured for TRL's sampling; a given Recipe is copied.
 
     Raises:
         ValueError: an unknown name; a recipe made for another top_p or top_k.
@@ -57,8 +57,8 @@ def configured_recipe(recipe: str | Recipe, args: GRPOConfig) -> Recipe:
         return recipes.get(recipe, sampling=dataclasses.replace(usual, **sampler, **cut))
     if not isinstance(recipe, Recipe):
         raise TypeError(f"recipe: expected a name or a Recipe, got {recipe!r}")
-    # A recipe may train another way where the sampler leaves tokens out, so that it must know when
-    # it is made.
+    # A recipe may train differently if the sampler leaves tokens out, so it must know that when it
+    # is constructed.
     own = {"top_p": recipe.sampling.top_p, "top_k": recipe.sampling.top_k}
     if own != cut:
         raise ValueError(
@@ -74,7 +74,7 @@ def checked_config(recipe: Recipe, args: GRPOConfig) -> GRPOConfig:
     """A copy of the settings that makes TRL supply what the recipe needs.
 
     Raises:
-        ValueError: a setting that the recipe would leave without effect, or that contradicts it.
+        ValueError: a setting that would have no effect beside the recipe, or that contradicts it.
     """
     default = {field.name: field.default for field in dataclasses.fields(GRPOConfig)}
     changed = [name for name in LEFT_TO_RECIPE if getattr(args, name) != default[name]]
@@ -103,6 +103,6 @@ def checked_config(recipe: Recipe, args: GRPOConfig) -> GRPOConfig:
         )
     args = copy.copy(args)
     if "ref_logp" in recipe.needs:
-        # TRL keeps a reference model where beta is not 0; nothing else here reads it.
+        # TRL keeps a reference model if beta is not 0; nothing else here reads beta.
         args.beta = recipe.kl_coef or 1.0
     return args

@@ -16,11 +16,11 @@ _STATE, _REFERENCE = "recipe_state.pt", "recipe_reference.pt"
 
 
 def save(folder: Path, learner: Learner, reference: nn.Module | None) -> None:
-    """Write the controllers, and the reference if it is no longer the one training began with.
+    """Write the controllers, and the reference if it has been reset since training began.
 
     Args:
-        folder: of the checkpoint.
-        learner: whose state it is.
+        folder: folder of the checkpoint.
+        learner: the learner to save.
         reference: the reference model, if there is one.
     """
     torch.save(learner.state_dict(), folder / _STATE)

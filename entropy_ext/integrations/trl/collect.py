@@ -1,4 +1,4 @@
-"""From one generation of TRL's to what a recipe learns from, the same on every rank."""
+"""Turns one generation of TRL's into the data that a recipe learns from, alike on every rank."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Collected:
     """This rank's responses, ready to learn from."""
 
     rollout: Rollout
-    """rewards shaped; responses that are not to be learnt from have no token in the mask"""
+    """with shaped rewards; responses that were dropped have no token in the mask"""
     targets: Targets
     stats: TokenStats
-    """of the policy that wrote them, [B, T] each"""
+    """under the policy that wrote the responses, [B, T] each"""
     advantages: list[float]
-    """the mean over each response's tokens, of all ranks' responses"""
+    """for the responses of all ranks, the mean over the tokens of each"""
     metrics: dict[str, float]
     """over all ranks"""
 
@@ -37,15 +37,16 @@ class Collected:
 def collect(
     recipe: Recipe, rollout: Rollout, scored: Tensor, stats: TokenStats, accelerator: Accelerator
 ) -> Collected:
-    """Shape, keep and aim with the responses of all ranks in view.
+    """Calls the recipe's shape_rewards, keep and targets on the responses of all ranks.
 
-    A group may be spread over ranks, so that every rank does it for all of them and takes its own.
+    A group may be spread over ranks, so every rank does this for all responses and keeps its own.
 
     Args:
-        recipe: its hooks shape_rewards, keep and targets.
-        rollout: of this rank, B responses; as many on every rank.
-        scored: [B] bool: a reward function had an answer. The others leave their group.
-        stats: [B, T] of the rollout.
+        recipe: the recipe whose hooks are called.
+        rollout: this rank's B responses; the same number on every rank.
+        scored: [B] bool: at least one reward function gave a reward. Others are removed from their
+            group.
+        stats: [B, T], of the rollout.
         accelerator: of the trainer.
     """
     whole = gathered(rollout, accelerator)
@@ -80,14 +81,14 @@ def collect(
 
 
 def gathered(rollout: Rollout, accelerator: Accelerator) -> Rollout:
-    """The responses of all ranks in their order, the shorter ones padded."""
+    """The responses of all ranks in rank order, padded to the same length."""
     if accelerator.num_processes == 1:
         return rollout
     changes: dict[str, Any] = {}
     for field in fields(rollout):
         value = getattr(rollout, field.name)
         if isinstance(value, Tensor):
-            # Not every backend sends bool.
+            # Not every backend supports bool.
             sent = value.to(torch.uint8) if value.dtype == torch.bool else value
             if value.ndim == 2:
                 sent = accelerator.pad_across_processes(sent, dim=1)
@@ -98,12 +99,12 @@ def gathered(rollout: Rollout, accelerator: Accelerator) -> Rollout:
 
 
 def stats_rows(stats: TokenStats, index: Tensor) -> TokenStats:
-    """The responses at `index`, of what there is."""
+    """The responses at `index`, for those statistics that are not None."""
     return TokenStats._make(None if value is None else value[index] for value in stats)
 
 
 def _metrics(rollout: Rollout) -> dict[str, float]:
-    """What a recipe's `after_step` may look at, of responses as they were sampled."""
+    """Metrics for a recipe's `after_step`, of the responses as they were sampled."""
     tokens = rollout.mask.sum().clamp(min=1)
     metrics = {
         "reward": rollout.rewards.mean(),

@@ -1,4 +1,4 @@
-"""A language model that answers TRL with token statistics of its own logits."""
+"""Makes a language model return token statistics in place of TRL's scores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from entropy_ext.integrations.trl.installed import FusedCausalLMOutput
 
 __all__ = ["Scoring", "score_tokens"]
 
-# What architectures do to their logits after the output layer, by the name of the setting.
+# Settings by which architectures transform their logits after the output layer.
 _TRANSFORMS = (
     "final_logit_softcapping",
     "logit_scale",
@@ -27,12 +27,12 @@ _TRANSFORMS = (
 
 
 class Scoring:
-    """How one model's tokens are scored, and what the scores were.
+    """How the tokens of a model are scored, and a record of the results.
 
     Args:
-        temperature: of the policy.
-        chunked: form the logits a chunk at a time and once more for the gradient; else all of them
-            are stored.
+        temperature: temperature of the policy.
+        chunked: form the logits one chunk at a time, and again for the gradient; otherwise store
+            all of them.
         float32_head: project in float32, whatever the model's dtype.
     """
 
@@ -43,32 +43,32 @@ class Scoring:
         self.extras = False
         """see `token_stats`"""
         self.columns: int | None = None
-        """only the last so many tokens are scored; None: all"""
+        """score only this many tokens at the end; None: all"""
         self.seen: list[TokenStats] | None = None
-        """a list to put the statistics of each forward pass in, detached, [b, columns] each"""
+        """a list that receives the statistics of each forward pass, detached, [b, columns] each"""
 
 
 def score_tokens(model: PreTrainedModel, scoring: Scoring) -> None:
-    """Make model(labels=…, fused_lm_head=True) return our statistics; other calls stay.
+    """Make model(labels=…, fused_lm_head=True) return entropy_ext's statistics.
 
     log_probs and entropy are those of softmax(logits/τ) at the labels, nats, float32, 0 where the
-    label is −100. TRL's own trainer calls its models so.
+    label is −100. TRL's trainer calls its models in this way.
 
     Gradient flows to the model through both.
 
     Args:
-        model: already given TRL's fused head, and not yet wrapped for training; changed in place.
+        model: a model with TRL's fused head, not yet wrapped for training; changed in place.
         scoring: settings, read at each call.
 
     Raises:
-        ValueError: scoring.chunked with a model whose logits are not just its output layer's.
+        ValueError: scoring.chunked with a model that transforms the logits of its output layer.
     """
     if scoring.chunked:
         _check_linear(model)
     before = model.forward
     takes_columns = "logits_to_keep" in inspect.signature(type(model).forward).parameters
 
-    # The class's signature: `generate` checks its arguments against it.
+    # The signature of the class, because `generate` checks its arguments against it.
     @functools.wraps(type(model).forward)
     def forward(
         self: PreTrainedModel,
@@ -113,7 +113,7 @@ def score_tokens(model: PreTrainedModel, scoring: Scoring) -> None:
 def _projected(
     head: Any, hidden: Tensor, tokens: Tensor, mask: Tensor, scoring: Scoring
 ) -> TokenStats:
-    """Statistics of the output layer's logits, which it would form in the same dtype."""
+    """Statistics of the output layer's logits, in the dtype in which the layer would form them."""
     device = hidden.device.type
     dtype = head.weight.dtype
     if scoring.float32_head:
@@ -147,5 +147,5 @@ def _check_linear(model: PreTrainedModel) -> None:
 
 
 def _output_layer(model: PreTrainedModel) -> Any:
-    # Looked up at each call: wrappers replace it.
+    # Looked up at each call, because wrappers replace it.
     return model.get_output_embeddings()  # type: ignore[no-untyped-call]

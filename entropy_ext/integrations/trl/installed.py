@@ -1,4 +1,4 @@
-"""The installed TRL, checked: its version, and the methods that are overridden here."""
+"""Checks of the installed TRL: its version, and the methods that are overridden here."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ OVERRIDDEN: dict[str, tuple[str, ...]] = {
     "_load_optimizer_and_scheduler": ("self", "checkpoint"),
     "log": ("self", "logs"),
 }
-"""private methods of TRL's trainer that are replaced, with the first of their parameters"""
+"""private methods of TRL's trainer that are overridden, with their first parameters"""
 
 
 def check_version(version: str) -> None:
     """Raise ImportError unless FIRST ≤ version < UNTESTED."""
-    # A pre-release counts as the release it leads to.
+    # A pre-release counts as the release that it precedes.
     if not Version(FIRST) <= Version(Version(version).base_version) < Version(UNTESTED):
         raise ImportError(
             f"entropy_ext.integrations.trl overrides private methods of TRL and was tested with "
@@ -62,7 +62,7 @@ def check_version(version: str) -> None:
 
 
 def check_methods(methods: Mapping[str, Callable[..., object] | None]) -> None:
-    """Raise ImportError unless each overridden method is there with the parameters expected."""
+    """Raise ImportError unless each overridden method exists with the expected parameters."""
     for name, expected in OVERRIDDEN.items():
         method = methods.get(name)
         if method is None:

@@ -1,4 +1,4 @@
-"""A recipe at work: what was collected for it, and its plan for the optimizer step."""
+"""Runs a recipe: the collected data, and the plan of the current optimizer step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Learner:
     """Runs a recipe's hooks on one rank's part of the data.
 
     Args:
-        recipe: its controllers move with the optimizer steps.
+        recipe: the recipe to run; its controllers change with the optimizer steps.
         accelerator: of the trainer.
     """
 
@@ -31,7 +31,7 @@ class Learner:
         self.recipe = recipe
         self.accelerator = accelerator
         self.reference_moved = False
-        """the policy was made the reference since training began"""
+        """whether the reference has been reset to the policy since training began"""
         self._held_out: float | None = None
         self._collected: dict[bool, Collected] = {}
         self._recipes: dict[bool, Recipe] = {}
@@ -40,15 +40,15 @@ class Learner:
     def collect(
         self, rollout: Rollout, scored: Tensor, stats: TokenStats, *, training: bool
     ) -> Collected:
-        """What one generation brought; see `collect.collect`."""
-        # A validation must not move the controllers.
+        """Store the data of one generation; see `collect.collect`."""
+        # Validation must not change the controllers.
         recipe = self.recipe if training else copy.deepcopy(self.recipe)
         self._recipes[training] = recipe
         self._collected[training] = collect(recipe, rollout, scored, stats, self.accelerator)
         return self._collected[training]
 
     def recorded(self, response: Tensor) -> TokenStats:
-        """Statistics of these responses by the policy that wrote them."""
+        """Statistics of these responses under the policy that wrote them."""
         return stats_rows(self._collected[True].stats, response)
 
     @torch.no_grad()
@@ -56,9 +56,9 @@ class Learner:
         """Plan one optimizer step.
 
         Args:
-            response: [n] this rank's responses of the mini-batch, in the order of micro-batches.
-            current: statistics of the policy as it is now, for recipes that look at those.
-            training: rather than validating.
+            response: [n] indices of this rank's responses in the mini-batch, in micro-batch order.
+            current: statistics of the current policy, for recipes that need them.
+            training: True in training, False in validation.
         """
         recipe, collected = self._recipes[training], self._collected[training]
         stats = None
@@ -81,15 +81,16 @@ class Learner:
         on_policy: bool,
         weights: Tensor | None,
     ) -> tuple[Tensor, dict[str, Tensor], Plan]:
-        """This micro-batch's share of the mini-batch's loss, sums over its tokens, and its plan.
+        """This micro-batch's contribution to the loss, sums over its tokens, and its plan.
 
         Args:
-            stats: of the policy, differentiable.
-            response: [b] this rank's responses of the micro-batch.
-            rows: their places in the mini-batch.
-            training: rather than validating.
-            on_policy: the policy is the one that wrote the responses.
-            weights: [b, T] or [b, 1] factors on the policy loss besides the recipe's, or None.
+            stats: statistics of the policy, differentiable.
+            response: [b] indices of this rank's responses in the micro-batch.
+            rows: their positions in the mini-batch.
+            training: True in training, False in validation.
+            on_policy: whether the policy is the one that wrote the responses.
+            weights: [b, T] or [b, 1] factors on the policy loss, in addition to the recipe's; or
+                None.
         """
         assert self._plan is not None
         plan = self._plan.rows(rows)
@@ -98,14 +99,14 @@ class Learner:
         collected = self._collected[training]
         rollout = collected.rollout.rows(response)
         if on_policy:
-            # Exactly, not up to how another batch shape rounds.
+            # Exactly equal, without the rounding differences of another batch shape.
             rollout = rollout.replace(old_logp=stats.logp.detach())
         targets = collected.targets.rows(response)
         loss, sums = self._recipes[training].token_loss(stats, rollout, targets, plan)
         return plan.aggregate(loss), sums, plan
 
     def validated(self, score: float) -> None:
-        """A score on held-out prompts, for the recipe to see after its next training step."""
+        """Records a score on held-out prompts for the recipe's next `after_step`."""
         self._held_out = score
 
     def finish(self) -> StepActions:
@@ -117,7 +118,7 @@ class Learner:
         return self.recipe.after_step(metrics)
 
     def state_dict(self) -> dict[str, Any]:
-        """What must survive an interruption; the same on every rank."""
+        """The state for a checkpoint; the same on every rank."""
         return {
             "name": self.recipe.name,
             "recipe": self.recipe.state_dict(),
@@ -129,7 +130,7 @@ class Learner:
         """Restore what `state_dict` returned.
 
         Raises:
-            ValueError: another recipe's.
+            ValueError: the state of another recipe.
         """
         if state["name"] != self.recipe.name:
             raise ValueError(

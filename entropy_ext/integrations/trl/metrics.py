@@ -1,4 +1,4 @@
-"""From sums over a micro-batch's tokens to the entries of TRL's log."""
+"""Turns sums over a micro-batch's tokens into entries of TRL's log."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _TRL_NAMES = {
 def update_metrics(
     sums: Mapping[str, Tensor], entropy: Tensor, mask: Tensor, plan: Plan, accelerator: Accelerator
 ) -> dict[str, float]:
-    """Measures of one micro-batch over all ranks, by their name in the log.
+    """Metrics of one micro-batch over all ranks, by their name in the log.
 
-    Means over the tokens that are learnt from, under TRL's name where it has the same, else as
-    recipe/…; counts of values that are not finite; the mean entropy over all tokens, as TRL has it;
-    and the plan's coefficients.
+    These are means over the tokens that are learned from, under TRL's name if it has the same
+    metric, otherwise as recipe/…; counts of values that are not finite; the mean entropy over all
+    tokens, as in TRL; and the plan's coefficients.
 
     Args:
-        sums: of a TokenLoss.
+        sums: metrics of a TokenLoss.
         entropy: [b, T] nats.
         mask: [b, T] bool: response tokens.
-        plan: of these responses.
+        plan: the plan of these responses.
         accelerator: of the trainer.
     """
     names = [name for name in sums if name != "tokens"]
@@ -43,7 +43,7 @@ def update_metrics(
         plan.mask.sum(),
         *(sums[name] for name in names),
     ]
-    # The same coefficients on every rank.
+    # The coefficients are the same on every rank.
     coefficients = [value.float() for value in plan.coefficients.values()]
     reduced = accelerator.reduce(torch.stack([x.float() for x in totals]), reduction="sum")
     values = torch.cat([reduced, torch.stack(coefficients)]) if coefficients else reduced

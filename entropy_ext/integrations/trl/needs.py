@@ -1,4 +1,4 @@
-"""Which recipes TRL can carry: what each of them needs, and what TRL has."""
+"""Which recipes run in TRL: what each of them needs, and what TRL supplies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FIELDS: dict[str, str] = {
     "domain": "an integer column domain of the data set",
     "rollout_logp": "use_vllm=True or a rollout_func",
 }
-"""optional Rollout fields that can be had, and what must be given for it"""
+"""optional Rollout fields that are available, and what must be given for them"""
 
 _ABSENT = {
     "values": "TRL's GRPOTrainer has no value head",
@@ -31,15 +31,15 @@ _ABSENT = {
 
 
 class Refusal(NamedTuple):
-    """Something a recipe needs and TRL has no place for."""
+    """Something that a recipe needs and TRL cannot supply."""
 
     field: str
-    """a Rollout field, or what takes the place of one"""
+    """a Rollout field, or the equivalent of one"""
     reason: str
 
 
 def refusals(recipe: Recipe) -> list[Refusal]:
-    """What no setting of TRL can supply; empty for a recipe that runs."""
+    """What the recipe needs and no setting of TRL can supply; empty for a recipe that runs."""
     found = [
         Refusal(name, _ABSENT.get(name, "TRL has no such thing"))
         for name in sorted(recipe.needs - FIELDS.keys())
@@ -54,15 +54,15 @@ def refusals(recipe: Recipe) -> list[Refusal]:
 
 
 def requirements(recipe: Recipe) -> list[tuple[str, str]]:
-    """The fields of a recipe that ask for a setting of yours, and the setting."""
+    """The fields that a recipe gets only with a certain setting, and that setting."""
     return [(name, FIELDS[name]) for name in sorted(recipe.needs) if FIELDS.get(name)]
 
 
 def check_supplied(recipe: Recipe, given: Collection[str]) -> None:
-    """Raise ValueError naming the recipe and each field that it will not get.
+    """Raise ValueError naming the recipe and each field that it lacks.
 
     Args:
-        recipe: about to be run.
+        recipe: the recipe to be run.
         given: the fields that the trainer's arguments supply.
     """
     missing = [f"{field} ({reason})" for field, reason in refusals(recipe)]
@@ -72,12 +72,12 @@ def check_supplied(recipe: Recipe, given: Collection[str]) -> None:
 
 
 def supplied(args: Any, given: Mapping[str, Any], correct: object, answers: object) -> set[str]:
-    """The Rollout fields that ask for a setting, and that these arguments of the trainer bring.
+    """The Rollout fields that depend on a setting and are supplied with these arguments.
 
     Args:
         args: the GRPOConfig.
         given: TRL's arguments by name.
-        correct, answers: ours.
+        correct, answers: the arguments of this library's GRPOTrainer.
     """
     rewards = given.get("reward_funcs")
     columns = getattr(given.get("train_dataset"), "column_names", None) or ()

@@ -1,4 +1,4 @@
-"""What the reward functions, and the arguments beside them, said of each response."""
+"""The rewards of each response, and the rollout fields derived from them."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ class Rewarded:
     """B responses of this rank."""
 
     rewards: Tensor
-    """[B, F], one of each reward function, NaN where it had none"""
+    """[B, F], one per reward function, NaN where it gave none"""
     weights: Tensor
     """[F]"""
     truncated: Tensor
-    """[B] bool: stopped by the longest length"""
+    """[B] bool: stopped by the length limit"""
     answers: Sequence[Hashable | None] | None
     domain: Sequence[int | None]
     """of each response's prompt"""
 
     @property
     def scored(self) -> Tensor:
-        """[B] bool: one of the functions had a reward."""
+        """[B] bool: at least one function gave a reward."""
         return ~self.rewards.isnan().all(dim=1)
 
     @property
     def total(self) -> Tensor:
-        """[B]: the weighted sum, as TRL takes it."""
+        """[B]: the weighted sum, as in TRL."""
         return (self.rewards * self.weights).nansum(dim=1)
 
     def fields(
         self, needs: Collection[str], correct: Callable[[Tensor], Tensor] | None
     ) -> dict[str, Any]:
-        """The optional Rollout fields among `needs` that are known here.
+        """Those optional Rollout fields among `needs` that are known here.
 
         Args:
-            needs: names.
-            correct: from the rewards to [B] bool; None: the total is positive.
+            needs: names of fields.
+            correct: function from the rewards to [B] bool; None: whether the total is positive.
 
         Raises:
-            ValueError: a prompt without a domain, where that is needed.
+            ValueError: a prompt has no domain although it is needed.
         """
         fields: dict[str, Any] = {}
         if "correct" in needs:

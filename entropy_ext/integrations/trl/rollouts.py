@@ -1,4 +1,4 @@
-"""From a generation of TRL's to a Rollout of this rank's responses."""
+"""Turns a generation of TRL's into a Rollout of this rank's responses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["response_mask", "rollout_of"]
 
 
 def response_mask(batch: Mapping[str, Any]) -> Tensor:
-    """[b, T] bool: the tokens that the policy wrote, a tool's left out."""
+    """[b, T] bool: the tokens that the policy wrote, without those of tools."""
     mask: Tensor = batch["completion_mask"]
     return (mask * batch["tool_mask"] if "tool_mask" in batch else mask).bool()
 
@@ -32,16 +32,16 @@ def rollout_of(
     step: int,
     progress: float,
 ) -> Rollout:
-    """The responses as a recipe wants them; see `Rollout`.
+    """The responses as a `Rollout`.
 
     Args:
-        output: of `_generate_and_score_completions`.
-        stats: [B, T], of the policy that wrote them.
+        output: result of `_generate_and_score_completions`.
+        stats: [B, T], under the policy that wrote them.
         rewards: [B].
         fields: optional fields besides old_entropy.
-        rank: of this process.
-        group_size: responses to a prompt, which follow each other, also from one rank to the next.
-        max_length, step, progress: of the rollout.
+        rank: rank of this process.
+        group_size: responses per prompt, which are consecutive, also from one rank to the next.
+        max_length, step, progress: see `Rollout`.
     """
     place = torch.arange(len(stats.logp), device=stats.logp.device) + rank * len(stats.logp)
     return Rollout(

@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer with our token statistics and nothing else changed."""
+"""TRL's GRPOTrainer with entropy_ext's token statistics and nothing else changed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ScoringTrainer(TRLTrainer):
     """Scores tokens with entropy_ext.
 
     Args:
-        positional, options: as TRL's.
+        positional, options: as in TRL.
         chunked_head: see `GRPOTrainer`.
     """
 
@@ -56,7 +56,7 @@ class ScoringTrainer(TRLTrainer):
 
     @contextmanager
     def _seen(self) -> Iterator[list[TokenStats]]:
-        """The statistics of the policy's forward passes within."""
+        """A context that collects the statistics of the policy's forward passes."""
         seen: list[TokenStats] = []
         self._policy_scoring.seen = seen
         try:

@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer with our token statistics and any recipe."""
+"""TRL's GRPOTrainer with entropy_ext's token statistics and any recipe."""
 
 from __future__ import annotations
 
@@ -34,35 +34,36 @@ _SIGNATURE = inspect.signature(TRLTrainer.__init__)
 
 
 class GRPOTrainer(ScoringTrainer):
-    """TRL's GRPOTrainer, scoring tokens with entropy_ext and learning by a recipe.
+    """TRL's GRPOTrainer, which scores tokens with entropy_ext and learns with a recipe.
 
-    Log-probability and entropy of each token come from one pass in float32, of logits divided by
-    the temperature there and not in the model's dtype; a logit of −inf is an impossible token and
-    leaves value and gradient finite. Without a recipe all else is TRL's.
+    Log-probability and entropy of each token come from one pass in float32, including the division
+    by the temperature, which TRL does in the model's dtype. A logit of −inf is an impossible token
+    and leaves values and gradients finite. Without a recipe, everything else is TRL's.
 
-    With one, the recipe has the rewards, the choice of responses, the advantages, the loss with its
-    normaliser, and the controllers; TRL samples, steps and logs. A training step of the recipe is
-    one generation, an optimizer step one window of gradient accumulation. Groups that the recipe
-    drops are not sampled anew: the mini-batch is smaller by them. A response that no reward
-    function scored leaves its group.
+    With a recipe, the recipe shapes rewards, drops responses, and computes the advantages and the
+    loss with its normaliser; TRL samples, steps and logs. One generation is one training step of
+    the recipe, and one window of gradient accumulation is one optimizer step. Groups that the
+    recipe drops are not replaced, so the mini-batch is smaller. A response that no reward function
+    scored is removed from its group.
 
     Controllers are saved with each checkpoint and restored by resume_from_checkpoint. With several
-    processes rewards, groups, selections and controllers are those of all of them together.
+    processes, groups, selections and controllers span all of them.
 
     Args:
-        model, reward_funcs, args, positional, options: as TRL's.
+        model, reward_funcs, args, positional, options: as in TRL.
         recipe: a name in entropy_ext.recipes.RECIPES, or a Recipe, which is copied; None: TRL's own
             loss.
-        chunked_head: form the logits a chunk at a time and again for the gradient, as TRL does;
-            False stores those of the completions, a matrix product less.
-        correct: from the rewards [B, number of reward functions], NaN where a function had none,
-            to [B] bool; None: the reward is positive, where there is one function.
-        answers: from completions, as a reward function gets them, to the final answer of each,
-            None where there is none.
+        chunked_head: form the logits one chunk at a time, and again for the gradient, as TRL does;
+            False stores the logits of the completions, which saves one matrix product.
+        correct: function from the rewards [B, number of reward functions], NaN where a function
+            gave none, to [B] bool; None: with a single reward function, whether the reward is
+            positive.
+        answers: function from the completions, as a reward function gets them, to the final answer
+            of each, or None.
 
     Raises:
-        ValueError: naming the recipe and the field that TRL does not supply; a setting that the
-            recipe replaces, or that contradicts it; one for recipes alone without a recipe.
+        ValueError: a field that the recipe needs and TRL does not supply; a setting that the recipe
+            replaces or that contradicts it; an argument for recipes without a recipe.
     """
 
     def __init__(
@@ -148,15 +149,16 @@ class GRPOTrainer(ScoringTrainer):
                 seen.clear()
                 with torch.no_grad():
                     self._score(self.model, output, at_once)
-            # What follows the first passes is a reference that shares the policy's weights.
+            # The passes after the first ones are those of a reference that shares the policy's
+            # weights.
             stats = joined(seen[: math.ceil(len(inputs) / at_once)])
         rollout = self._rollout(output, stats, training)
         collected = self.learner.collect(rollout, self._rewarded.scored, stats, training=training)
         self._metrics["train" if training else "eval"]["recipe/kept"].append(
             collected.metrics["kept"]
         )
-        # The recipe's advantages in TRL's table of completions, in place of TRL's. It holds no more
-        # than a generation of training, which a batch of validation may exceed.
+        # Shows the recipe's advantages in TRL's table of completions. The table holds one
+        # generation of training at most, which a batch of validation may exceed.
         shown = self._logs["advantages"]
         for _ in collected.advantages[: len(shown)]:
             shown.pop()
@@ -195,7 +197,7 @@ class GRPOTrainer(ScoringTrainer):
             logp, entropy, aux_loss = self._score(
                 model, inputs, len(response), aux_loss=self.aux_loss_enabled
             )
-            # Those with a gradient are what the wrapped model returned.
+            # The statistics with a gradient are those that the wrapped model returned.
             stats = joined(seen)._replace(logp=logp, entropy=entropy)
         position, together = 0, 1
         if training:
@@ -230,7 +232,7 @@ class GRPOTrainer(ScoringTrainer):
         response = torch.cat([part["response"] for part in parts])
         if self.learner.recipe.statistics == "minibatch" and len(parts) > 1:
             if self._step % self._generation_steps == 0:
-                # No update since the responses were scored.
+                # There was no update since the responses were scored.
                 stats = self.learner.recorded(response)
             else:
                 with self._seen() as seen, torch.no_grad():
@@ -240,7 +242,7 @@ class GRPOTrainer(ScoringTrainer):
         self.learner.prepare(response, stats, training=training)
 
     def _finish_step(self) -> None:
-        """After an optimizer step: end the recipe's training step if it was the last one."""
+        """After an optimizer step, ends the recipe's training step if this was its last."""
         if self.learner is None or self._step % self._generation_steps != 0:
             return
         actions = self.learner.finish()
@@ -253,7 +255,7 @@ class GRPOTrainer(ScoringTrainer):
             self.optimizer.state.clear()
 
     def log(self, logs: dict[str, float], *positional: Any, **options: Any) -> None:
-        """TRL's, whose mean reward on held-out prompts the recipe gets to see."""
+        """TRL's log; also passes the mean reward on held-out prompts to the recipe."""
         super().log(logs, *positional, **options)
         if self.learner is not None and "eval_reward" in logs:
             self.learner.validated(logs["eval_reward"])
@@ -272,7 +274,7 @@ class GRPOTrainer(ScoringTrainer):
 
 
 class _StepEnd(TrainerCallback):
-    """Tells the trainer of each optimizer step, before it logs, validates and saves."""
+    """Notifies the trainer of each optimizer step before it logs, validates and saves."""
 
     def __init__(self, trainer: GRPOTrainer) -> None:
         self.trainer = trainer

@@ -1,6 +1,6 @@
-"""entropy_ext in verl: policy losses, advantage estimators, the actor's loss, its statistics.
+"""entropy_ext in verl: policy losses, advantage estimators, the actor hook and token functions.
 
-Nothing of verl is imported before a function here is called.
+verl is not imported before a function of this package is called.
 """
 
 from __future__ import annotations

@@ -22,22 +22,23 @@ from entropy_ext.recipes import Plan, Recipe
 __all__ = ["Actor"]
 
 ROWS = "entropy_ext_rows"
-"""each sequence's place in its mini-batch, so that micro-batches find their part of the plan"""
+"""the position of each sequence in its mini-batch, by which micro-batches find their part of the
+plan"""
 
 
 class Actor:
-    """One engine of verl, its `train_batch`, `save_checkpoint` and `load_checkpoint` extended.
+    """Extends `train_batch`, `save_checkpoint` and `load_checkpoint` of one engine of verl.
 
-    Where actor.policy_loss.loss_mode names a recipe that needs more than a policy loss is given,
-    an optimizer step starts with the recipe's `prepare` over the whole mini-batch and all ranks
-    (with a forward pass for it if the recipe asks for statistics), and each micro-batch's loss is
-    the recipe's with its part of the plan. Any other loss function passes through untouched. What
-    the recipe must remember is stored beside the engine's own checkpoint.
+    If actor.policy_loss.loss_mode names a recipe that needs more than verl passes to a policy loss,
+    an optimizer step starts with the recipe's `prepare` over the whole mini-batch on all ranks
+    (after a forward pass, if the recipe needs statistics), and the loss of each micro-batch is the
+    recipe's, with its part of the plan. Other loss functions are not changed. The state of the
+    recipe is stored beside the engine's checkpoint.
 
     Args:
         engine: a BaseEngine.
-        recipes: loss_mode → a fresh recipe, for those that need the hook.
-        entropy_read: names of recipes whose loss reads the entropy in training.
+        recipes: loss_mode → a new recipe, for those that need the hook.
+        entropy_read: names of recipes whose loss uses the current entropy.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Actor:
         return output
 
     def save_checkpoint(self, local_path: str, *args: Any, **options: Any) -> Any:
-        """The engine's, then what the recipes must remember."""
+        """Saves the engine's checkpoint, then the state of the recipes."""
         saved = self._save(local_path, *args, **options)
         if self.live:
             state = {mode: recipe.state_dict() for mode, recipe in self.live.items()}
@@ -80,7 +81,7 @@ class Actor:
         return saved
 
     def load_checkpoint(self, local_path: str, *args: Any, **options: Any) -> Any:
-        """What the recipes must remember, then the engine's, which may delete the directory."""
+        """Loads the recipes' state, then the engine's, which may delete the directory."""
         if local_path is not None and (file := _found(local_path)) is not None:
             state = torch.load(file, weights_only=True)
             self.steps, self.waiting = state["steps"], state["recipes"]
@@ -122,7 +123,7 @@ class Actor:
         return functools.partial(_loss, recipe, batch, plan, reads_entropy)
 
     def _progress(self, recipe: Recipe, config: Any) -> float:
-        """Share of training done; 0 where verl was not told how long it is and nobody asks."""
+        """Fraction of training done; 0 if its length is unknown to verl and no recipe needs it."""
         total: int = config.optim.total_training_steps
         if total > 0:
             return min(1.0, self.steps / total)
@@ -134,7 +135,7 @@ class Actor:
         return 0.0
 
     def _statistics(self, data: Any, width: int) -> TokenStats:
-        """Of the policy as it is now, over the mini-batch."""
+        """Statistics of the current policy over the mini-batch."""
         _assign(data, calculate_entropy=True)
         output = self.engine.infer_batch(data)["model_output"]
         if "log_probs" not in output or "entropy" not in output:
@@ -156,7 +157,7 @@ def _loss(
     data: Any,
     dp_group: Any = None,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """The micro-batch's share of the mini-batch's loss, and metrics."""
+    """The contribution of the micro-batch to the loss of the mini-batch, and metrics."""
     metric = importlib.import_module("verl.utils.metric").Metric
     width = batch.rollout.mask.shape[1]
     logp = responses(model_output["log_probs"], data, width)
@@ -177,14 +178,14 @@ def _loss(
 
 
 def _device() -> Any:
-    """Where verl's engines put each micro-batch; the mini-batch may still be on the CPU."""
+    """The device of verl's micro-batches; the mini-batch itself may still be on the CPU."""
     if not torch.accelerator.is_available():
         return torch.device("cpu")
     return importlib.import_module("verl.utils.device").get_device_id()
 
 
 def _actor_config(loss_function: Any) -> Any:
-    """verl's ActorConfig of a ppo_loss, or None of any other loss function."""
+    """The ActorConfig of verl's ppo_loss, or None for any other loss function."""
     losses = importlib.import_module("verl.workers.utils.losses")
     if (
         not isinstance(loss_function, functools.partial)
@@ -195,7 +196,7 @@ def _actor_config(loss_function: Any) -> Any:
 
 
 def _check_no_second_term(recipe: Recipe, config: Any) -> None:
-    """The hook replaces all of verl's loss, its entropy bonus and its KL penalty included."""
+    """Raises if verl's entropy bonus or KL penalty is on: the hook replaces all of verl's loss."""
     if config.entropy_coeff != 0:
         raise ValueError(
             f"actor.entropy_coeff: expected 0 with recipe {recipe.name}, got "
@@ -219,13 +220,13 @@ def _plain(data: Any, key: str, default: Any) -> Any:
 
 
 def _file(directory: str) -> Path:
-    """Of this rank: directories need not be shared between machines."""
+    """The file of this rank; directories need not be shared between machines."""
     rank = dist.get_rank() if dist.is_initialized() else 0
     return Path(directory) / f"entropy_ext_rank_{rank}.pt"
 
 
 def _found(directory: str) -> Path | None:
-    """This rank's, or where there are more ranks than before another's, which is the same."""
+    """The file of this rank or, if there are more ranks than before, of another; all are equal."""
     own = _file(directory)
     return (
         own if own.exists() else next(iter(sorted(own.parent.glob("entropy_ext_rank_*.pt"))), None)

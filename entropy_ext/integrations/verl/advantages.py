@@ -20,19 +20,19 @@ __all__ = ["advantage_estimator"]
 def advantage_estimator(
     recipe: Recipe, *, correct_above: float | None = None
 ) -> Callable[..., tuple[Tensor, Tensor]]:
-    """A function of verl's estimator signature that computes the recipe's targets.
+    """A function with verl's estimator signature that computes the recipe's targets.
 
-    A response's reward is the sum of its token_level_rewards; index says which responses answer
-    the same prompt. Advantages and returns [B, T] are 0 off the mask; without a value head they
-    are the same.
+    The reward of a response is the sum of its token_level_rewards; responses with the same index
+    answer the same prompt. Advantages and returns, [B, T], are 0 off the mask; without a value head
+    they are equal.
 
     Args:
-        recipe: of any name.
-        correct_above: responses with a greater reward count as right, for recipes that look at
-            right and wrong alone.
+        recipe: any recipe.
+        correct_above: responses with a greater reward count as right, for recipes that use only
+            whether an answer is right.
     """
     coverage = COVERAGE[recipe.name]
-    # What losses and filters need as well is not there yet, nor needed for the advantages.
+    # Fields for losses and filters are not available yet, and not needed for the advantages.
     recipe = copy.copy(recipe)
     recipe.needs = frozenset({"correct"}) if coverage.correct else frozenset()
 

@@ -1,4 +1,4 @@
-"""From the data that verl updates an actor with to a rollout."""
+"""Turns the data with which verl updates an actor into a rollout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["MiniBatch", "mini_batch", "responses"]
 
 
 class MiniBatch(NamedTuple):
-    """What one optimizer step learns from."""
+    """The data of one optimizer step."""
 
     rollout: Rollout
     targets: Targets
@@ -28,21 +28,21 @@ class MiniBatch(NamedTuple):
 def mini_batch(
     data: Any, recipe: Recipe, *, step: int, progress: float, max_length: int | None, device: Any
 ) -> MiniBatch:
-    """The rollout and the advantages in verl's data of one mini-batch.
+    """Extracts the rollout and the advantages from verl's data of one mini-batch.
 
-    Rewards and prompts are not in it, nor needed any more: they are 0.
+    Rewards and prompts are not in it and no longer needed; they are set to 0.
 
     Args:
         data: verl's TensorDict; responses nested, or padded on the right.
-        recipe: whose fields are looked for.
+        recipe: the recipe whose fields are needed.
         step: training step, from 0.
-        progress: share of training done.
-        max_length: longest response allowed, tokens; None takes the longest there is.
-        device: of the tensors returned.
+        progress: fraction of training done.
+        max_length: maximum length of a response, tokens; None: that of the longest response.
+        device: device of the returned tensors.
 
     Raises:
-        ValueError: without a field that the recipe needs, naming verl's setting for it; with
-            weights for a mismatch that the recipe makes up for as well.
+        ValueError: a field that the recipe needs is missing (verl's setting for it is named), or
+            there are weights for a mismatch that the recipe corrects itself.
     """
     present = set(data.keys())
     names = {"mask": "response_mask", "old_logp": "old_log_probs", "advantages": "advantages"}
@@ -81,12 +81,12 @@ def mini_batch(
 
 
 def responses(values: Tensor, data: Any, width: int) -> Tensor:
-    """[B, width]: the response tokens of a model's output over whole texts, padded with 0.
+    """[B, width]: a model's output over whole texts, at the response tokens; padded with 0.
 
     Args:
         values: verl's nested tensor, or [tokens]: one number per token of prompts and responses.
-        data: the micro-batch that it belongs to.
-        width: of the mini-batch.
+        data: the micro-batch that the values belong to.
+        width: width of the mini-batch.
     """
     slice_out = importlib.import_module("verl.workers.utils.padding").no_padding_2_padding
     rows: Tensor = slice_out(values, data)

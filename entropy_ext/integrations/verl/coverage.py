@@ -1,4 +1,4 @@
-"""What of each recipe can run in verl, and what verl does not pass on."""
+"""Which recipes run in verl, and what verl does not pass on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from entropy_ext.recipes import Recipe
 __all__ = ["COVERAGE", "PREFIX", "PROVIDED", "Coverage", "Route", "check_covered", "route"]
 
 PREFIX = "entropy_ext/"
-"""before a recipe's name in verl's registries"""
+"""prefix of a recipe's name in verl's registries"""
 
 Route = Literal["policy loss", "actor hook"]
 
@@ -22,23 +22,24 @@ PROVIDED = {
     "rollout_logp": ("rollout_log_probs", "rollout.calculate_log_probs=True"),
     "old_entropy": ("entropy", "algorithm.rollout_correction.bypass_mode=False"),
 }
-"""Rollout field → verl's name of it where the actor is updated, and the setting that fills it"""
+"""Rollout field → its name in verl's actor update, and the setting that fills it"""
 
 
 class Coverage(NamedTuple):
     """One recipe in verl."""
 
     loss: Route | None = "policy loss"
-    """"policy loss": verl's signature carries all it needs; "actor hook": it needs entropies, more
+    """"policy loss": verl's signature has all it needs; "actor hook": it needs entropies, more
     fields or the whole mini-batch; None: it cannot run"""
     missing: str = ""
     """what verl does not pass on, if loss is None"""
     correct: bool = False
-    """the advantages look at right and wrong, not at rewards: `register` takes correct_above"""
+    """the advantages depend on whether answers are right, not on rewards: `register` takes
+    correct_above"""
     entropy: bool = False
-    """the loss itself reads the entropy that is being trained"""
+    """the loss itself uses the current entropy"""
     left: str = ""
-    """parts of the recipe that remain verl's own settings, or are without a counterpart there"""
+    """parts of the recipe that are left to verl's settings or have no counterpart there"""
 
 
 COVERAGE: dict[str, Coverage] = {
@@ -91,10 +92,11 @@ COVERAGE: dict[str, Coverage] = {
 
 
 def route(recipe: Recipe) -> Route | None:
-    """How a recipe's loss gets into verl, its options considered."""
+    """How the loss of a recipe is called by verl, given the recipe's options."""
     if _missing(recipe):
         return None
-    # The bonus needs entropies, the penalty the reference: neither is in the loss's signature.
+    # The bonus needs entropies and the penalty a reference, which verl does not pass to policy
+    # losses.
     if recipe.entropy_coef != 0 or recipe.kl_coef > 0:
         return "actor hook"
     return COVERAGE[recipe.name].loss

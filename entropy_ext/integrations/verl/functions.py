@@ -1,4 +1,4 @@
-"""verl's functions of logits, replaced by ours."""
+"""Replaces verl's functions of logits by entropy_ext's."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _replaced: list[tuple[ModuleType, str, Any]] = []
 
 
 def replace_token_functions() -> None:
-    """Let verl's log-probabilities, entropies and Σp² come from `token_stats`.
+    """Makes verl compute log-probabilities, entropies and Σp² with `token_stats`.
 
-    In float32 whatever the logits' dtype, finite for logits of −inf, one read each. Call it before
-    verl builds its engines, which keep a reference to the entropy function. A second call does
-    nothing.
+    Results are float32 for logits of any dtype, and finite for logits of −inf; each function reads
+    the logits once. Call this before verl builds its engines, which keep a reference to the entropy
+    function. A second call does nothing.
 
     Gradient flows to the logits through log-probabilities and entropies; Σp² has none.
     """
@@ -34,7 +34,7 @@ def replace_token_functions() -> None:
         return
     functional = importlib.import_module("verl.utils.torch_functional")
     ours = {getattr(functional, name): function for name, function in _FUNCTIONS.items()}
-    # Modules hold the functions under their own names as well.
+    # Other modules have imported the functions by name.
     verl = [module for name, module in list(sys.modules.items()) if name.split(".")[0] == "verl"]
     for module in verl:
         for name, value in list(vars(module).items()):
@@ -51,7 +51,8 @@ def restore_token_functions() -> None:
 
 
 def _log_probs(logits: Tensor, labels: Tensor, inplace_backward: bool = False) -> Tensor:
-    # verl's default is True, also where it goes on reading the logits: only those who ask get it.
+    # verl's default is True, even where it reads the logits afterwards, so only explicit requests
+    # count.
     return token_stats(
         logits, labels, inplace_backward=inplace_backward and _may_overwrite(logits)
     ).logp
@@ -62,7 +63,7 @@ def _entropy(logits: Tensor) -> Tensor:
 
 
 def _chunked_entropy(logits: Tensor, chunk_size: int = 2048) -> Tensor:
-    # Chunks would save nothing: no copy of the logits is made.
+    # Chunks would save nothing, because the logits are not copied.
     return _entropy(logits)
 
 

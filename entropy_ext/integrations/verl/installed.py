@@ -1,4 +1,4 @@
-"""The installed verl, checked."""
+"""Checks of the installed verl."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FIRST, UNTESTED = "0.9", "0.10"
 
 
 def require_verl() -> None:
-    """Raise ImportError, with what to do about it, unless a tested verl is installed."""
+    """Raise ImportError with instructions unless a tested version of verl is installed."""
     try:
         version = importlib.metadata.version("verl")
     except importlib.metadata.PackageNotFoundError:
@@ -33,7 +33,7 @@ def check_version(version: str) -> None:
 
 
 def _release(version: str) -> tuple[int, int]:
-    """Major and minor number; a pre-release counts as the release it leads to."""
+    """Major and minor number; a pre-release counts as the release that it precedes."""
     found = re.match(r"(\d+)\.(\d+)", version)
     if found is None:
         raise ImportError(f"verl: expected a version such as {FIRST}, got {version!r}")

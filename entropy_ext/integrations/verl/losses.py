@@ -23,16 +23,17 @@ PolicyLoss = Callable[..., tuple[Tensor, dict[str, Any]]]
 
 
 def policy_loss(recipe: Recipe) -> PolicyLoss:
-    """A function of verl's policy-loss signature that computes the recipe's.
+    """A function with verl's policy-loss signature that computes the recipe's loss.
 
-    The loss per token is the recipe's, with its own bounds: actor.clip_ratio and its kin are not
-    read. verl's `agg_loss` averages it, so that micro-batches and ranks add up as verl's own do.
+    The loss per token is the recipe's, with the recipe's bounds: actor.clip_ratio and similar
+    settings are not read. verl's `agg_loss` averages it, so micro-batches and ranks add up as
+    usual.
 
     Gradient flows to log_prob, as in the recipe's loss.
 
     Args:
-        recipe: of any name. One that needs the actor hook gives a function that says so when it is
-            called without, and one that cannot run in verl a function that names what is missing.
+        recipe: any recipe. For one that needs the actor hook, the function raises an error if it is
+            called without the hook; for one that cannot run in verl, it names what is missing.
     """
     recipe = without_correct(recipe)
 
@@ -73,14 +74,14 @@ def policy_loss(recipe: Recipe) -> PolicyLoss:
 
 
 def without_correct(recipe: Recipe) -> Recipe:
-    """A copy for its loss, which never looks at right and wrong: advantages and filters do."""
+    """A copy whose loss does not need Rollout.correct; only advantages and filters use that."""
     recipe = copy.copy(recipe)
     recipe.needs = recipe.needs - {"correct"}
     return recipe
 
 
 def means(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Sums over tokens → means over tokens, under verl's names where it has the same measure."""
+    """Sums over tokens → means over tokens, under verl's name if it has the same metric."""
     tokens = metrics["tokens"].clamp(min=1)
     named = {f"actor/{name}": value / tokens for name, value in metrics.items() if name != "tokens"}
     if "clip_low" in metrics:
@@ -91,7 +92,7 @@ def means(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _seen_by_loss(old_logp: Tensor, mask: Tensor) -> Rollout:
-    """A rollout of what verl's signature holds; no loss on this route reads the rest."""
+    """A rollout with the arguments of verl's signature; these losses need no other fields."""
     rows = torch.zeros(len(mask), device=mask.device)
     return Rollout(
         tokens=torch.zeros_like(mask, dtype=torch.int64),

@@ -1,4 +1,4 @@
-"""Recipes into verl's registries, and out again."""
+"""Adds recipes to verl's registries, and removes them."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def register(
 
     Set actor.policy_loss.loss_mode and algorithm.adv_estimator to such names, and
     actor.loss_agg_mode to the recipe's aggregation. Engines built afterwards have the actor hook,
-    see `Actor`. It must run in every process of verl: name a module that calls it in
-    VERL_USE_EXTERNAL_MODULES, or `entropy_ext.integrations.verl.plugin`, which takes all defaults.
-    A second call replaces the first.
+    see `Actor`. This must run in every process of verl: in VERL_USE_EXTERNAL_MODULES, name a module
+    that calls it, or `entropy_ext.integrations.verl.plugin`, which uses all defaults. A second call
+    replaces the first.
 
     Args:
         options: recipe → arguments of its class, {"dapo": {"clip_high": 0.3}}.
         correct_above: responses with a greater reward count as right, for recipes whose advantages
-            look at right and wrong alone.
+            use only whether an answer is right.
 
     Raises:
-        ImportError: no verl, or one that this was not tested with.
+        ImportError: verl is missing, or its version is not a tested one.
         ValueError, TypeError: an unknown recipe or option.
     """
     require_verl()
@@ -70,7 +70,7 @@ def register(
 
 
 def unregister() -> None:
-    """Take out what `register` added; engines that exist keep their hook."""
+    """Remove what `register` added; existing engines keep their hook."""
     require_verl()
     core = importlib.import_module("verl.trainer.ppo.core_algos")
     for registry in (core.POLICY_LOSS_REGISTRY, core.ADV_ESTIMATOR_REGISTRY):
@@ -82,7 +82,7 @@ def unregister() -> None:
 
 
 def attach(engine: Any) -> Actor:
-    """Give one engine the actor hook; `register` does so for those that verl builds."""
+    """Install the actor hook in one engine; `register` does so for engines that verl builds."""
     read = frozenset(name for name, coverage in COVERAGE.items() if coverage.entropy)
     return Actor(engine, dict(_hooked), read)
 

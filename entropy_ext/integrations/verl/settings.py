@@ -10,10 +10,10 @@ __all__ = ["check_settings"]
 
 
 def check_settings(recipe: Recipe, config: Any, loss_agg_mode: str) -> None:
-    """Raise ValueError where verl's configuration says something else than the recipe.
+    """Raise ValueError if verl's configuration contradicts the recipe.
 
     Args:
-        recipe: whose loss is used.
+        recipe: the recipe whose loss is used.
         config: verl's ActorConfig, or None.
         loss_agg_mode: as verl passes it to a policy loss.
     """

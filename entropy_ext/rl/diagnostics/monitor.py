@@ -198,8 +198,7 @@ def _with_point(line: Tensor | None, x: Tensor, r: Tensor) -> Tensor:
 
 
 def _quantile(ordered: Tensor, count: Tensor, q: float) -> Tensor:
-    """Of the first `count` of ordered values, linear between neighbours; infinite if there are
-    none."""
+    """Quantile of the first `count` ordered values, linear between them; infinite for none."""
     if ordered.numel() == 0:
         return ordered.sum() + torch.inf
     at = q * (count.double() - 1).clamp(min=0)
