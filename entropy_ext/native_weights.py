@@ -13,7 +13,7 @@ from entropy_ext.inputs_selection import check_range, check_stored, check_tokens
 from entropy_ext.native import device_guard
 from entropy_ext.token_arguments import addresses, contiguous, of_tokens, thread_count
 
-__all__ = ["entropy_change", "steer_weights"]
+__all__ = ["check_change", "entropy_change", "steer_weights"]
 
 _INT64_MAX = 2**63 - 1
 _FORMS = {"code": 0, "own_logit": 1, "exact": 2}
@@ -29,16 +29,7 @@ def entropy_change(
     ratio: Tensor | None,
 ) -> Tensor:
     """−ρ·A·(S − Σ p²(ln p + H)), S = p(ln p + H); 0 where the collision is 0."""
-    check_tokens(
-        {
-            "stats.logp": logp,
-            "stats.entropy": entropy,
-            "stats.collision": collision,
-            "stats.collision_logp": collision_logp,
-            "advantages": advantages,
-            "ratio": ratio,
-        }
-    )
+    check_change(logp, entropy, collision, collision_logp, advantages, ratio)
     logp, entropy, collision, collision_logp, advantages, ratio = contiguous(
         logp, entropy, collision, collision_logp, advantages, ratio
     )
@@ -60,6 +51,27 @@ def entropy_change(
             **thread_count(),
         )
     return change
+
+
+def check_change(
+    logp: Tensor,
+    entropy: Tensor,
+    collision: Tensor,
+    collision_logp: Tensor,
+    advantages: Tensor,
+    ratio: Tensor | None,
+) -> None:
+    """Raise TypeError or ValueError unless the arguments of entropy_change fit together."""
+    check_tokens(
+        {
+            "stats.logp": logp,
+            "stats.entropy": entropy,
+            "stats.collision": collision,
+            "stats.collision_logp": collision_logp,
+            "advantages": advantages,
+            "ratio": ratio,
+        }
+    )
 
 
 def steer_weights(

@@ -1,4 +1,4 @@
-"""Moments, selection and weights as torch operators, entropy_ext::covariance and so on.
+"""Moments and selection as torch operators, entropy_ext::covariance and so on.
 
 None of them has a gradient; callers detach the inputs.
 """
@@ -16,11 +16,9 @@ from entropy_ext.native_selection import Count, Order
 __all__ = [
     "clip_cov",
     "covariance",
-    "entropy_change",
     "kl_cov",
     "merge_moments",
     "policy_selection",
-    "steer_weights",
     "token_moments",
     "top_entropy",
 ]
@@ -79,18 +77,7 @@ def clip_cov(
     high: float,
 ) -> Tensor:
     """max(⌊fraction·N⌋, 1) random tokens with low < cov < high that are not clipped, bool."""
-    return native.select(
-        "cov",
-        cov,
-        mask,
-        token_ids,
-        order=Order.RANDOM,
-        count=Count.FLOOR,
-        fraction=fraction,
-        bounds=(low, high),
-        excluded=clipped,
-        seed=seed,
-    )
+    return _random("cov", cov, mask, clipped, seed, token_ids, fraction, (low, high))
 
 
 @clip_cov.register_fake
@@ -137,107 +124,6 @@ def _(
     return entropy.new_empty(entropy.shape, dtype=torch.bool)
 
 
-@torch.library.custom_op("entropy_ext::entropy_change", mutates_args=())
-def entropy_change(
-    logp: Tensor,
-    entropy: Tensor,
-    collision: Tensor,
-    collision_logp: Tensor,
-    advantages: Tensor,
-    ratio: Tensor | None,
-) -> Tensor:
-    """−ρ·A·(S − Σ p²(ln p + H)), S = p(ln p + H)."""
-    return native_weights.entropy_change(
-        logp, entropy, collision, collision_logp, advantages, ratio
-    )
-
-
-@entropy_change.register_fake
-def _(
-    logp: Tensor,
-    entropy: Tensor,
-    collision: Tensor,
-    collision_logp: Tensor,
-    advantages: Tensor,
-    ratio: Tensor | None,
-) -> Tensor:
-    check_tokens(
-        {
-            "stats.logp": logp,
-            "stats.entropy": entropy,
-            "stats.collision": collision,
-            "stats.collision_logp": collision_logp,
-            "advantages": advantages,
-            "ratio": ratio,
-        }
-    )
-    return logp.new_empty(logp.shape)
-
-
-@torch.library.custom_op("entropy_ext::steer_weights", mutates_args=())
-def steer_weights(
-    logp: Tensor,
-    old_logp: Tensor,
-    entropy: Tensor,
-    advantages: Tensor,
-    mask: Tensor | None,
-    collision: Tensor | None,
-    collision_logp: Tensor | None,
-    scale: Tensor | None,
-    form: str,
-    weight_map: str,
-    lambda_min: float,
-    lambda_max: float,
-    floor: float,
-) -> Tensor:
-    """STEER weights; scale, float64 [2], (M_min, M_max), replaces the range of these tokens."""
-    return native_weights.steer_weights(
-        logp,
-        old_logp,
-        entropy,
-        advantages,
-        mask,
-        collision,
-        collision_logp,
-        scale,
-        form=form,
-        weight_map=weight_map,
-        lambda_min=lambda_min,
-        lambda_max=lambda_max,
-        floor=floor,
-    )
-
-
-@steer_weights.register_fake
-def _(
-    logp: Tensor,
-    old_logp: Tensor,
-    entropy: Tensor,
-    advantages: Tensor,
-    mask: Tensor | None,
-    collision: Tensor | None,
-    collision_logp: Tensor | None,
-    scale: Tensor | None,
-    form: str,
-    weight_map: str,
-    lambda_min: float,
-    lambda_max: float,
-    floor: float,
-) -> Tensor:
-    check_tokens(
-        {
-            "logp": logp,
-            "old_logp": old_logp,
-            "entropy": entropy,
-            "advantages": advantages,
-            "collision": collision,
-            "collision_logp": collision_logp,
-        },
-        mask=mask,
-    )
-    return logp.new_empty(logp.shape)
-
-
 @torch.library.custom_op("entropy_ext::policy_selection", mutates_args=())
 def policy_selection(
     logp: Tensor,
@@ -266,18 +152,7 @@ def policy_selection(
     clipped = None
     if old_logp is not None:
         clipped = native.clipped_tokens(logp, old_logp, advantages, mask, clip_low, clip_high)
-    selected = native.select(
-        "covariance",
-        cov,
-        mask,
-        token_ids,
-        order=Order.RANDOM,
-        count=Count.FLOOR,
-        fraction=fraction,
-        bounds=(low, high),
-        excluded=clipped,
-        seed=seed,
-    )
+    selected = _random("covariance", cov, mask, clipped, seed, token_ids, fraction, (low, high))
     weights = native_weights.steer_weights(
         logp,
         logp if old_logp is None else old_logp,
@@ -326,4 +201,29 @@ def _(
         logp.new_empty(logp.shape),
         logp.new_empty(logp.shape, dtype=torch.bool),
         logp.new_empty(logp.shape),
+    )
+
+
+def _random(
+    name: str,
+    cov: Tensor,
+    mask: Tensor | None,
+    clipped: Tensor | None,
+    seed: Tensor,
+    token_ids: Tensor | None,
+    fraction: float,
+    bounds: tuple[float, float],
+) -> Tensor:
+    """Clip-Cov's selection."""
+    return native.select(
+        name,
+        cov,
+        mask,
+        token_ids,
+        order=Order.RANDOM,
+        count=Count.FLOOR,
+        fraction=fraction,
+        bounds=bounds,
+        excluded=clipped,
+        seed=seed,
     )

@@ -91,9 +91,12 @@ def test_opcheck(dtype: torch.dtype, device: torch.device) -> None:
 
 def test_every_operator_is_checked(device: torch.device) -> None:
     """Catches a new operator that no case above calls."""
-    from entropy_ext import ops_selection
+    from entropy_ext import ops_selection, ops_weights
 
-    assert set(operator_calls(valid_batch(device))) == set(ops_selection.__all__)
+    assert set(operator_calls(valid_batch(device))) == {
+        *ops_selection.__all__,
+        *ops_weights.__all__,
+    }
 
 
 def described(results: tuple[Any, ...]) -> list[Any]:

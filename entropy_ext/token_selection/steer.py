@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from entropy_ext import native_weights, ops_selection
+from entropy_ext import native_weights, ops_weights
 from entropy_ext.inputs_selection import check_choice, check_number, check_tensors
 from entropy_ext.token_stats import TokenStats
 
@@ -45,7 +45,7 @@ def entropy_change(stats: TokenStats, advantages: Tensor, *, ratio: Tensor | Non
         {f"stats.{field}": getattr(stats, field) for field in fields} | {"advantages": advantages},
         ratio=ratio,
     )
-    change: Tensor = ops_selection.entropy_change(
+    change: Tensor = ops_weights.entropy_change(
         stats.logp.detach(),
         stats.entropy.detach(),
         stats.collision.detach(),
@@ -141,7 +141,7 @@ def steer_weights(
         None if weight_scale is None else _extremes(weight_scale, logp.device),
     )
     if group is None:
-        weights: Tensor = ops_selection.steer_weights(
+        weights: Tensor = ops_weights.steer_weights(
             *arguments, form, weight_map, lambda_min, lambda_max, floor
         )
         return weights
