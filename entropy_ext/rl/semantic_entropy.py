@@ -42,7 +42,8 @@ def exact_answers(rollout: Rollout) -> Tensor:
     ]
     device = rollout.mask.device
     # A copy from pinned memory does not wait for the device.
-    host = torch.tensor(labels, dtype=torch.int64, pin_memory=device.type == "cuda")
+    pinned = device.type == "cuda"
+    host = torch.tensor(labels, dtype=torch.int64, device="cpu", pin_memory=pinned)
     return host.to(device, non_blocking=True)
 
 

@@ -13,8 +13,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from entropy_ext import TokenStats, recipes, token_stats
 from tests.recipe_runs import B, Prepared, T, loss, make_logits, make_rollout, make_values, prepare
 
-# Autograd cannot run on fake CUDA tensors where PyTorch is built without CUDA.
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PER_TOKEN = ("old_logp", "old_entropy", "ref_logp", "rollout_logp", "values", "teacher_logp")
 
 STOP_GRADIENT = {"minirl", "cispo", "dppo_tv", "dppo_kl", "vespo", "ce_gppo", "erc"}
@@ -280,17 +278,17 @@ def test_restored_recipe_continues_alike(case):
 
 
 @every_recipe
-def test_hooks_never_ask_the_device(case):
+def test_hooks_never_ask_the_device(case, device):
     """FakeTensorMode refuses .item(), branching on a tensor, nonzero and boolean indexing."""
     recipe = _get(case, entropy_coef=0.003)
     example = make_rollout(dtype=torch.float32)
     with FakeTensorMode():
 
         def per_token(grad=False):
-            return torch.empty(B, T, device=DEVICE, requires_grad=grad)
+            return torch.empty(B, T, device=device, requires_grad=grad)
 
         def faked(value):
-            return torch.empty(value.shape, dtype=value.dtype, device=DEVICE)
+            return torch.empty(value.shape, dtype=value.dtype, device=device)
 
         rollout = example.replace(
             **{
@@ -316,22 +314,21 @@ def test_hooks_never_ask_the_device(case):
         assert stats.logp.grad.shape == (B, T)
         outputs = [kept, targets.advantages, per_token_loss, total, plan.normalizer]
         outputs += [*plan.tokens.values(), *plan.coefficients.values(), *metrics.values()]
-        assert {x.device.type for x in outputs} == {DEVICE}
+        assert {x.device.type for x in outputs} == {device.type}
         assert all(x.ndim == 0 and not x.requires_grad for x in metrics.values())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="watches a CUDA stream: needs a GPU")
 @every_recipe
-def test_an_optimizer_step_never_waits_for_the_gpu(case):
+def test_an_optimizer_step_never_waits_for_the_gpu(case, device):
     """What a fake tensor cannot see: a copy from the host, a size read back by an operator."""
+    if device.type != "cuda":
+        pytest.skip("only CUDA has a device to wait for")
     recipe = _get(case, entropy_coef=0.003)
     rollout = make_rollout(dtype=torch.float32)
-    moved = {n: v.cuda() for n, v in vars(rollout).items() if isinstance(v, torch.Tensor)}
-    rollout = rollout.replace(**moved)
     rollout = rollout.replace(rewards=recipe.shape_rewards(rollout))
     targets = recipe.targets(rollout)
-    logits = make_logits(dtype=torch.float32).cuda().requires_grad_()
-    values = make_values(dtype=torch.float32).cuda().requires_grad_()
+    logits = make_logits(dtype=torch.float32).requires_grad_()
+    values = make_values(dtype=torch.float32).requires_grad_()
     for mode in ("default", "error"):
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode(mode)
@@ -365,6 +362,7 @@ def _worker(rank, path, results):
     dist.destroy_process_group()
 
 
+@pytest.mark.parametrize("device", [torch.device("cpu")])  # which is all that gloo's ranks have
 def test_mean_over_ranks_is_the_whole_mini_batch(tmp_path):
     """Catches a count, a mean or a selection taken over one rank's tokens alone."""
     results = torch.zeros(len(CASES), 2, dtype=torch.float64).share_memory_()

@@ -39,9 +39,9 @@ def test_agrees_with_a_loop_on_random_groups():
     groups = Groups(prompt)
     for i in range(300):
         members = values[prompt == prompt[i]]
-        assert groups.sum(values)[i] == pytest.approx(members.sum().item(), abs=1e-12)
+        assert groups.sum(values)[i].item() == pytest.approx(members.sum().item(), abs=1e-12)
         if len(members) > 1:
-            assert groups.std(values)[i] == pytest.approx(members.std().item(), abs=1e-12)
+            assert groups.std(values)[i].item() == pytest.approx(members.std().item(), abs=1e-12)
 
 
 def test_extremes_and_their_exponential_sum():

@@ -13,7 +13,8 @@ def test_agrees_with_the_definition():
     got = leave_one_out(rewards, prompt, torch.ones(7, 2, dtype=torch.bool))
     for i in range(6):
         others = (prompt == prompt[i]) & (torch.arange(7) != i)
-        assert got[i, 0] == pytest.approx((rewards[i] - rewards[others].mean()).item(), abs=1e-15)
+        expected = (rewards[i] - rewards[others].mean()).item()
+        assert got[i, 0].item() == pytest.approx(expected, abs=1e-15)
     assert got[6].tolist() == [0, 0]
     kept = leave_one_out(rewards, prompt, torch.ones(7, 1, dtype=torch.bool), singleton="reward")
     assert kept[6] == 3

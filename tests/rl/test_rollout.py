@@ -88,9 +88,9 @@ def test_wrong_fields_are_named(changes, error, message):
 
 
 @pytest.mark.parametrize("rows", [4, 11, 99])
-def test_support_of_another_layout_is_refused(rows):
+def test_support_of_another_layout_is_refused(rows, device):
     """Catches rows that `Rollout.rows` would then take from other tokens without a word."""
     with pytest.raises(ValueError, match=rf"support: expected 12 rows for .*\[4, 3\], got {rows}"):
-        _rollout(support=Support.from_lists([[0, 1]] * rows))
-    whole = _rollout(support=Support.from_lists([[i] for i in range(12)]))
+        _rollout(support=Support.from_lists([[0, 1]] * rows, device=device))
+    whole = _rollout(support=Support.from_lists([[i] for i in range(12)], device=device))
     assert whole.rows(slice(2, 3)).support.ids.tolist() == [6, 7, 8]
