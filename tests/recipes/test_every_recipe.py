@@ -77,6 +77,18 @@ def _gradients(recipe, prepared, logits, values):
 
 
 @every_recipe
+def test_no_default_device_is_relied_on(case):
+    """Catches a tensor made without saying where: on "meta" it has no values."""
+    logits, values, rollout = make_logits(), make_values(), make_rollout()
+    recipe = _get(case, entropy_coef=0.003)
+    expected = _gradients(recipe, prepare(recipe, logits, rollout), logits, values)
+    recipe = _get(case, entropy_coef=0.003)
+    with torch.device("meta"):
+        got = _gradients(recipe, prepare(recipe, logits, rollout), logits, values)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+@every_recipe
 @pytest.mark.parametrize("sizes", [[1, 2, 3], [1] * B])
 def test_micro_batches_add_up_to_the_mini_batch(case, sizes):
     """Catches a normaliser or a statistic taken from the micro-batch, in policy or value loss."""
