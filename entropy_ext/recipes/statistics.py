@@ -17,9 +17,7 @@ def statistics_of(recipe: Recipe, stats: TokenStats | None, rollout: Rollout) ->
             rollout's mask.
     """
     if stats is None:
-        raise ValueError(
-            f"recipe {recipe.name} needs stats, the {recipe.statistics}'s, which is None"
-        )
+        raise ValueError(f"recipe {recipe.name} needs stats of the {recipe.statistics}, got None")
     shape = rollout.mask.shape
     extras = ("collision", "collision_logp") if recipe.extras else ()
     for name in ("logp", "entropy", *extras):

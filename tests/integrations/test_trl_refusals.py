@@ -43,7 +43,9 @@ def test_refused_are_those_alone() -> None:
 @pytest.mark.parametrize(("name", "field"), REFUSED.items())
 def test_refusal_names_recipe_and_field(name: str, field: str, tmp_path: Path) -> None:
     """Found out at the first step, it would cost a generation, and the reason would be hidden."""
-    with pytest.raises(ValueError, match=rf"recipe {name} needs, and TRL lacks: .*{field} \("):
+    with pytest.raises(
+        ValueError, match=rf"recipe {name} needs what TRL does not supply: .*{field} \("
+    ):
         trainer(GRPOTrainer, tmp_path, ours={"recipe": name, "answers": list})
 
 

@@ -48,7 +48,7 @@ def test_the_list_is_complete():
 @pytest.mark.parametrize("name", NEEDING)
 def test_no_statistics_is_a_named_error(name):
     """Catches a bare AssertionError, which `python -O` turns into an AttributeError on None."""
-    with pytest.raises(ValueError, match=f"recipe {name} needs stats, the minibatch's, which is"):
+    with pytest.raises(ValueError, match=f"recipe {name} needs stats of the minibatch, got None"):
         _prepare(recipes.get(name), None)
 
 

@@ -68,7 +68,8 @@ def check_supplied(recipe: Recipe, given: Collection[str]) -> None:
     missing = [f"{field} ({reason})" for field, reason in refusals(recipe)]
     missing += [f"{name} (give {how})" for name, how in requirements(recipe) if name not in given]
     if missing:
-        raise ValueError(f"recipe {recipe.name} needs, and TRL lacks: {'; '.join(missing)}")
+        lacking = "; ".join(missing)
+        raise ValueError(f"recipe {recipe.name} needs what TRL does not supply: {lacking}")
 
 
 def supplied(args: Any, given: Mapping[str, Any], correct: object, answers: object) -> set[str]:
