@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -45,11 +46,13 @@ def merged(
     kind=st.sampled_from(["uniform", "peaked", "one_hot", "masked", "shifted"]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_any_split_gives_the_whole(cuts: list[int], kind: str, seed: int) -> None:
+def test_any_split_gives_the_whole(
+    device: torch.device, cuts: list[int], kind: str, seed: int
+) -> None:
     """Catches a merge that depends on where the cuts are: empty shards, shards of −inf, offsets."""
-    logits = draws.draw_logits(kind, ROWS, V, torch.float64)
-    tokens = torch.randint(V, (ROWS,), generator=torch.Generator().manual_seed(seed))
-    tau = torch.tensor(0.7, dtype=torch.float64)
+    logits = draws.draw_logits(kind, ROWS, V, torch.float64).to(device)
+    tokens = torch.randint(V, (ROWS,), generator=torch.Generator().manual_seed(seed)).to(device)
+    tau = torch.tensor(0.7, dtype=torch.float64, device=device)
     rows = merged(logits, tokens, cuts, tau)
     whole = token_stats(logits, tokens, temperature=tau)
     for ours, truth in zip(rows[:3], whole[:3], strict=True):
@@ -58,27 +61,29 @@ def test_any_split_gives_the_whole(cuts: list[int], kind: str, seed: int) -> Non
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("cuts", [[], [1], [400], [400, 401], [0, 0, 997]])
-def test_nan_anywhere_is_nan(bad: float, cuts: list[int]) -> None:
+def test_nan_anywhere_is_nan(device: torch.device, bad: float, cuts: list[int]) -> None:
     """Catches a shard of NaN alone that is taken for one of −inf alone."""
-    logits = torch.zeros(2, V)
+    logits = torch.zeros(2, V, device=device)
     logits[0, 400] = bad
-    rows = merged(logits, torch.tensor([3, 3]), cuts, torch.tensor(1.0))
+    tokens, tau = torch.tensor([3, 3], device=device), torch.tensor(1.0, device=device)
+    rows = merged(logits, tokens, cuts, tau)
     assert all(x[0].isnan() for x in rows[:3])
     assert not any(x[1].isnan() for x in rows[:3])
 
 
-def test_rows_of_minus_infinity_and_masked_rows() -> None:
+def test_rows_of_minus_infinity_and_masked_rows(device: torch.device) -> None:
     """Catches −inf − −inf taken for 0, and masked rows that are read."""
-    logits = torch.zeros(3, V)
+    logits = torch.zeros(3, V, device=device)
     logits[0] = -torch.inf
     logits[1] = torch.nan
     logits[2, :500] = -torch.inf
-    mask = torch.tensor([True, False, True])
-    rows = merged(logits, torch.tensor([0, -7, 3]), [250, 500], torch.tensor(1.0), mask)
+    mask = torch.tensor([True, False, True], device=device)
+    tokens, tau = torch.tensor([0, -7, 3], device=device), torch.tensor(1.0, device=device)
+    rows = merged(logits, tokens, [250, 500], tau, mask)
     assert all(x[0].isnan() for x in rows[:3])
     assert all(x[1] == 0 for x in rows[:3])
     assert rows.logp[2] == -torch.inf
-    torch.testing.assert_close(rows.entropy[2], torch.tensor(497.0, dtype=torch.float64).log())
+    assert rows.entropy[2].item() == pytest.approx(math.log(497), rel=1e-7)
 
 
 def worker(rank: int, init: str, results: str) -> None:
