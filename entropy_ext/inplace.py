@@ -23,7 +23,7 @@ def check_inplace(logits: Tensor, supported: bool) -> None:
     if owner.requires_grad and owner.is_leaf:
         raise ValueError(
             "inplace_backward: expected logits that another operation computed; these are a leaf "
-            "or a view of one, whose values would be lost to their own gradient"
+            "or a view of one, whose values the gradient would overwrite"
         )
     if not logits.is_contiguous():
         raise ValueError(

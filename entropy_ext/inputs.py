@@ -175,7 +175,7 @@ def temperature_tensor(temperature: float | Tensor, like: Tensor) -> Tensor:
     if isinstance(temperature, Tensor):
         if temperature.requires_grad:
             raise ValueError(
-                "temperature: expected a tensor without gradient, for none flows to it; "
+                "temperature: expected a tensor without gradient, as none flows to it; "
                 "detach it, or divide the logits by it"
             )
         return temperature

@@ -132,7 +132,7 @@ def check_stored(tensors: dict[str, Tensor | None]) -> None:
             continue
         if value.untyped_storage().device.type == "meta":
             raise ValueError(
-                f"{name}: expected a real tensor, for group= exchanges values, got a fake or meta "
+                f"{name}: expected a real tensor, as group= exchanges values, got a fake or meta "
                 "tensor"
             )
 

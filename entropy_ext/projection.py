@@ -37,8 +37,8 @@ def check_projection(
         if value is not None and is_dtensor(value):
             raise TypeError(
                 f"{name}: expected a plain tensor, got a DTensor with placements "
-                f"{value.placements}; where FSDP spreads it, call this in the forward pass of the "
-                "module that holds it, where it is whole"
+                f"{value.placements}; under FSDP, call this in the forward pass of the module "
+                "that holds it, where it is unsharded"
             )
     if hidden.dtype not in STATS_DTYPE:
         raise TypeError(

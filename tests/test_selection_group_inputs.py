@@ -73,7 +73,7 @@ CALLS: dict[str, Callable[[Tensor, Tensor, Any], object]] = {
 @pytest.mark.parametrize("kind", ["fake", "meta"])
 def test_tensors_without_values(name: str, kind: str, group: ThreadGroup) -> None:
     """Catches addresses of fake tensors handed to the kernels, which crashed the process."""
-    message = rf"^{name}: expected a real tensor, for group= exchanges values"
+    message = rf"^{name}: expected a real tensor, as group= exchanges values"
 
     def job() -> None:
         with torch.device("meta") if kind == "meta" else FakeTensorMode():

@@ -63,7 +63,7 @@ def configured_recipe(recipe: str | Recipe, args: GRPOConfig) -> Recipe:
     if own != cut:
         raise ValueError(
             f"recipe {recipe.name}: was made for {own}, and the GRPOConfig samples with {cut}: "
-            "give the recipe sampling=Sampling(...) of the same"
+            "give the recipe a sampling=Sampling(...) that matches"
         )
     recipe = copy.deepcopy(recipe)
     recipe.sampling = dataclasses.replace(recipe.sampling, **sampler)
@@ -91,7 +91,7 @@ def checked_config(recipe: Recipe, args: GRPOConfig) -> GRPOConfig:
         raise ValueError(
             f"steps_per_generation: expected a multiple of gradient_accumulation_steps="
             f"{args.gradient_accumulation_steps}, got {args.steps_per_generation}: an optimizer "
-            "step must not need responses that are not yet there"
+            "step must not need responses that do not exist yet"
         )
     if args.max_completion_length is None:
         raise ValueError("max_completion_length: expected a number with a recipe, got None")

@@ -39,7 +39,7 @@ def load(folder: Path, learner: Learner, reference: nn.Module | None) -> None:
     if not (folder / _STATE).exists():
         raise FileNotFoundError(
             f"{folder} has no {_STATE}: it was not saved by a trainer with recipe="
-            f"{learner.recipe.name!r}, whose controllers could not go on from it"
+            f"{learner.recipe.name!r}, so its controllers cannot be restored"
         )
     state: dict[str, Any] = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
     learner.load_state_dict(state)
