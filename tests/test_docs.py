@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from entropy_ext.recipes import RECIPES
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
@@ -36,3 +38,11 @@ def test_every_page_is_reached_from_the_readme() -> None:
     """Catches a page that no reader would find."""
     linked = set(re.findall(r"\]\(docs/(\w+\.md)", (ROOT / "README.md").read_text("utf-8")))
     assert {page.name for page in (ROOT / "docs").glob("*.md")} <= linked
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/methods.md"])
+def test_number_of_recipes(page: str) -> None:
+    """Catches a new recipe that the pages do not count."""
+    counts = re.findall(r"\b(\d+) (?:recipes|methods)\b", (ROOT / page).read_text("utf-8"))
+    assert counts
+    assert set(counts) == {str(len(RECIPES))}
