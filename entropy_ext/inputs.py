@@ -187,8 +187,8 @@ def temperature_tensor(temperature: float | Tensor, like: Tensor) -> Tensor:
     if not torch.compiler.is_compiling():
         return torch.full((), temperature, dtype=dtype, device=like.device)
     # torch.full would make the number a constant of the graph, which would be recompiled for every
-    # temperature; the factor of a product is an input.
-    return torch.ones((), dtype=dtype, device=like.device) * (temperature * 1.0)
+    # temperature; the factor of a product is an input, unless (in PyTorch 2.11) it is computed.
+    return torch.ones((), dtype=dtype, device=like.device) * temperature
 
 
 def dtype_name(dtype: torch.dtype) -> str:

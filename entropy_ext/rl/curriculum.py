@@ -95,10 +95,14 @@ def semantic_stages(semantic_entropy: Tensor, progress: float, *, stages: int = 
     if len(semantic_entropy) == 0:
         return torch.ones_like(semantic_entropy, dtype=torch.float32)
     stage = min(int(progress * stages), stages - 1)
-    # "lower" returns a value that some prompt has, so that no stage can be empty.
+    # Quantiles that some prompt has, so that no stage can be empty; torch.nanquantile waits for the
+    # device in PyTorch 2.11. NaN is sorted to the end.
+    unknown = semantic_entropy.isnan()
+    ordered = semantic_entropy.sort().values
+    last = (~unknown).sum() - 1
     start, end = (
-        torch.nanquantile(semantic_entropy, share / stages, interpolation="lower")
+        ordered.gather(0, (share * last // stages).clamp(min=0)[None])
         for share in (stage, stage + 1)
     )
     within = (semantic_entropy >= start) & (semantic_entropy <= end)
-    return (within | semantic_entropy.isnan()).to(torch.float32)
+    return (within | unknown).to(torch.float32)
