@@ -18,6 +18,8 @@ __all__ = ["rlvr"]
 
 INTERRUPTED = 130
 AVERAGED = 5
+DESCRIBED_WIDTH = 110
+"""Columns of a terminal that shows the descriptions beside the other columns without folding."""
 
 
 def rlvr(
@@ -93,7 +95,7 @@ def rlvr(
     """
     console = Console()
     if show_list:
-        console.print(_listing())
+        console.print(_listing(console.width))
         return
     try:
         result = run(
@@ -141,17 +143,23 @@ def rlvr(
         raise typer.Exit(INTERRUPTED)
 
 
-def _listing() -> Table:
+def _listing(width: int) -> Table:
+    """The recipes; on a terminal too narrow for the descriptions, without them."""
+    least_widths = {"recipe": 19, "paper": 16, "description": 30}
+    headings = ("recipe", "paper", "description", "group", "updates", "needs")
+    shown = [i for i in range(len(headings)) if width >= DESCRIBED_WIDTH or i != 2]
     table = Table(title="Recipes, with their defaults")
-    for heading in ("recipe", "paper", "", "group", "updates", "needs"):
+    for i in shown:
         table.add_column(
-            heading,
-            justify="right" if heading in ("group", "updates") else "left",
-            no_wrap=heading == "recipe",  # on a narrow terminal too, names are there to be copied
+            headings[i],
+            justify="right" if headings[i] in ("group", "updates") else "left",
+            no_wrap=i == 0,  # on a narrow terminal too, names are there to be copied
+            min_width=least_widths.get(headings[i]),
             overflow="fold",
         )
     for name in RECIPES:
-        table.add_row(*summary(name))
+        cells = summary(name)
+        table.add_row(*(cells[i] for i in shown))
     return table
 
 
