@@ -121,9 +121,15 @@ for stage in "${stages[@]}"; do
             run "every kernel once" 60 "$PYTHON" -m bench.sanitizer_cases
             ;;
         tests)
-            # Other plugins than pytest's own could warn, and a warning is an error here.
-            run tests 240 env ENTROPY_EXT_TEST_DEVICES=cuda PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 \
-                "$PYTHON" -m pytest -q --tb=short --maxfail=50 -o faulthandler_timeout=60
+            # No plugin that happens to be there: it could warn, and a warning is an error here. But
+            # several processes where pytest-xdist is, for most tests keep the GPU waiting.
+            workers=()
+            if "$PYTHON" -c "import xdist" 2>/dev/null; then
+                workers=(-p xdist --numprocesses "$(($(nproc) < 6 ? $(nproc) : 6))")
+            fi
+            run tests 200 env ENTROPY_EXT_TEST_DEVICES=cuda PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 \
+                OMP_NUM_THREADS=2 "$PYTHON" -m pytest -q --tb=short --maxfail=50 \
+                -o faulthandler_timeout=60 "${workers[@]}"
             ;;
         sanitizer)
             # Each tensor in an allocation of its own, or what overruns it lands in the next one.
