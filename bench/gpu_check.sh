@@ -6,6 +6,7 @@
 #   OUT=dir bench/gpu_check.sh        log, rows and plot in dir; else in runs/gpu_check
 #   PYTHON=python3.12 …               the interpreter to build for; it needs torch with CUDA
 #   LIMIT=600 …                       seconds for all stages together; each has a limit of its own
+#   ENTROPY_EXT_COMMIT=0a1b2c3 …      what the rows say in a copy without .git
 #
 # Rows are added to bench/results as well. Exit code 0 when every stage passed; 1 when one failed,
 # was stopped or could not start (the others still run), or there is no GPU; 2 for an unknown stage.

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from bench import environment
+
 SCRIPT = Path(__file__).parent.parent / "bench" / "gpu_check.sh"
 GPU = "nvidia-h100-80gb-hbm3"
 STAGES = ["build", "tests", "sanitizer", "bench", "selection", "grid", "head", "roofline"]
@@ -188,3 +190,12 @@ def test_ctrl_c_ends_the_stage_too(machine: Machine) -> None:
     # The pipe closes when the last process that holds it has ended, the stage's own included.
     process.communicate(timeout=10)
     assert process.returncode == 130
+
+
+def test_a_copy_without_git_knows_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if rows that were measured on a borrowed machine lose what they were measured of."""
+    monkeypatch.setattr(environment, "first_line", lambda *command: "")
+    monkeypatch.delenv("ENTROPY_EXT_COMMIT", raising=False)
+    assert environment.commit() == ""
+    monkeypatch.setenv("ENTROPY_EXT_COMMIT", "0a1b2c3")
+    assert environment.commit() == "0a1b2c3"
