@@ -175,6 +175,7 @@ def test_top_entropy_options(changed: dict[str, Any], message: str, device: torc
     ],
 )
 def test_steer_options(changed: dict[str, Any], message: str, device: torch.device) -> None:
+    changed = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in changed.items()}
     with pytest.raises((TypeError, ValueError), match=message):
         call("steer_weights", device, **changed)
 
