@@ -98,20 +98,32 @@ def test_compile_policy_stats(form: str, device: torch.device) -> None:
 
 
 def test_cuda_graph_with_other_seeds(device: torch.device) -> None:
-    """Captured once and replayed: catches a launch that depends on a value, and a copied seed."""
+    """Captured once and replayed: catches a launch that depends on a value, and a copied seed.
+
+    The rows are few and long, so that several blocks share each by way of scratch memory.
+    """
     if device.type != "cuda":
         pytest.skip("only CUDA has graphs to capture")
     batch = valid_batch(device)
+    logits = torch.randn(4, 9, 50257, device=device)
+    tokens = torch.zeros(4, 9, dtype=torch.int64, device=device)
+
+    def run(seed: Seed) -> list[Tensor]:
+        stats = all_of_policy_stats(logits, tokens, batch, seed, "exact")
+        return [*everything(batch, seed), *(x for x in stats if x is not None)]
+
     seed = torch.tensor(1, device=device)
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        everything(batch, seed)
-    stream.synchronize()
+        run(seed)
+    torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = everything(batch, seed)
+        captured = run(seed)
     for value in (1, 9, -4):
         seed.fill_(value)
+        logits.normal_()
         graph.replay()
-        for a, b in zip(captured, everything(batch, value), strict=True):
+        for a, b in zip(captured, run(value), strict=True):
             assert same(a, b)
