@@ -111,6 +111,25 @@ def loss_and_gradient(
     return [value.detach(), *torch.autograd.grad(value, leaf)]
 
 
+def test_work_is_queued_on_the_current_stream(device: torch.device) -> None:
+    """Catches a launch on another stream, which would read logits that are not there yet."""
+    if device.type != "cuda":
+        pytest.skip("only CUDA has streams")
+    logits = draws.draw_logits("peaked", 8, 2053, torch.float32)
+    tokens = draws.draw_tokens(logits).to(device)
+    logits = logits.to(device)
+    expected = loss_and_gradient(training_loss, logits, tokens, 0.7)
+    late = torch.zeros_like(logits)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(100_000_000)  # cycles: some fifty milliseconds
+        late.copy_(logits)
+        got = loss_and_gradient(training_loss, late, tokens, 0.7)
+    stream.synchronize()
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("form", ["number", "tensor"])
 def test_compile_when_temperature_and_shape_change(form: str, device: torch.device) -> None:
     """One graph, forward and backward, equal to eager: catches a temperature baked into it."""
