@@ -134,7 +134,7 @@ for stage in "${stages[@]}"; do
             ;;
         sanitizer)
             # Each tensor in an allocation of its own, or what overruns it lands in the next one.
-            for tool in memcheck racecheck; do
+            for tool in memcheck racecheck synccheck initcheck; do
                 run "$tool" 60 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer \
                     --tool "$tool" --kernel-name kns=entropy_ext --padding 512 \
                     --report-api-errors no --error-exitcode 1 "$PYTHON" -m bench.sanitizer_cases

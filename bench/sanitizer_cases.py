@@ -35,7 +35,8 @@ MANY_TOKENS = 256 * 4096 + 4099
 
 
 def vocabulary_cases(device: str) -> None:
-    """Forward and backward, with extras, with kept ids, masked, from aligned and odd addresses."""
+    """Forward and backward, with extras, with kept ids, masked, from aligned and odd addresses,
+    in place."""
     for (rows, vocab), dtype, offset, extras in product(
         SHAPES, DTYPES.values(), (0, 1), (False, True)
     ):
@@ -48,6 +49,8 @@ def vocabulary_cases(device: str) -> None:
         support = Support.from_top_k_top_p(logits, top_k=vocab if extras else 5, mask=mask)
         stats = token_stats(logits, tokens, temperature=0.7, mask=mask, support=support)
         torch.autograd.grad([x.sum() for x in stats[-2:] if x is not None], logits)
+        stats = token_stats(logits * 1, tokens, mask=mask, inplace_backward=True)
+        torch.autograd.grad((stats.logp + stats.entropy).sum(), logits)
 
 
 def selection_cases(device: str) -> None:

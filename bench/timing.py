@@ -22,6 +22,8 @@ __all__ = [
 ]
 
 WARMUPS = 2
+OURS = "ours"
+"""How the names of our own implementations begin."""
 FEWEST_REPEATS = 3
 
 Stopwatch = Callable[[Callable[[], object]], Callable[[], float]]
@@ -115,7 +117,10 @@ def round_robin(
         budget_s: a call so slow that `repeats` runs would take longer gets fewer, at least 3.
 
     Returns:
-        name → Samples. A call that ran out of memory has its error set and no times.
+        name → Samples. A call that failed has its error set and no times.
+
+    Raises:
+        Exception: what one of our own raised, other than for want of memory.
     """
     samples = {name: Samples() for name in calls}
     rounds = {}
@@ -131,6 +136,11 @@ def round_robin(
                     samples[name].first_s = seconds
         except torch.OutOfMemoryError:
             samples[name].error = "out of memory"
+            continue
+        except Exception as error:  # a peer that cannot run here must not end the benchmark
+            if name.startswith(OURS):
+                raise
+            samples[name].error = f"{type(error).__name__}: {error}".splitlines()[0]
             continue
         affordable = max(FEWEST_REPEATS, budget_s / max(seconds, 1e-9))
         rounds[name] = int(min(repeats, affordable))

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <stdexcept>
+#include <string>
 
 namespace entropy_ext {
 
@@ -16,7 +17,7 @@ T* pointer(Address address) {
 }
 
 inline void raise_if(const char* error) {
-  if (error != nullptr) throw std::runtime_error(error);
+  if (error != nullptr) throw std::runtime_error(std::string("entropy_ext: ") + error);
 }
 
 // Covariance, selection and weights; the token statistics are bound where the module is made.

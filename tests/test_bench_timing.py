@@ -73,6 +73,23 @@ def test_round_robin_gives_up_on_what_does_not_fit() -> None:
     assert len(samples["small"].ms) == 2
 
 
+def test_a_peer_that_fails_is_noted_and_ours_is_not_forgiven() -> None:
+    """Fails if a peer's missing compiler ends the run, or a fault of our own becomes a note."""
+
+    def broken(turn: int) -> None:
+        raise RuntimeError("no compiler\nfound")
+
+    samples = round_robin(
+        {"compile": Call(broken), "small": Call(lambda turn: None)},
+        repeats=2,
+        stopwatch=cpu_stopwatch,
+    )
+    assert samples["compile"].error == "RuntimeError: no compiler"
+    assert len(samples["small"].ms) == 2
+    with pytest.raises(RuntimeError, match="no compiler"):
+        round_robin({"ours+extras": Call(broken)}, repeats=2, stopwatch=cpu_stopwatch)
+
+
 def test_shape_fits_with_logits_touched_memory_and_gradient() -> None:
     """Fails if a problem is started whose gradient cannot be allocated any more."""
     shape = Shape(4, 10, "bfloat16")

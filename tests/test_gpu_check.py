@@ -117,6 +117,8 @@ def test_all_stages_run_in_order_and_rows_join_the_earlier_ones(machine: Machine
         "-m pytest",
         "compute-sanitizer --tool memcheck",
         "compute-sanitizer --tool racecheck",
+        "compute-sanitizer --tool synccheck",
+        "compute-sanitizer --tool initcheck",
         "-m bench --device cuda",
         "-m bench.selection_bench --device cuda",
         "-m bench --device cuda",
@@ -168,7 +170,7 @@ def test_stages_that_need_no_missing_package_run(machine: Machine) -> None:
     assert advice in output.split("==")[0]
     assert "== tests: LEFT OUT for want of hypothesis" in output
     assert "== selection: LEFT OUT for want of typer" in output
-    assert len(machine.called()) == 2
+    assert len(machine.called()) == 4
     assert output.endswith("Not passed: tests selection\n")
 
 

@@ -6,7 +6,7 @@
 namespace entropy_ext {
 namespace {
 
-constexpr char kError[] = "entropy_ext was built without CUDA; reinstall it where nvcc is found";
+constexpr char kError[] = "built without CUDA; reinstall it where nvcc is found";
 
 }  // namespace
 
