@@ -27,13 +27,23 @@ declare -A needs=(
     [head]="numpy typer rich" [roofline]="numpy typer rich matplotlib"
 )
 order=(build tests sanitizer bench selection grid head roofline)
-stages=("${@:-${order[@]}}")
+stages=("${order[@]}")
+if (($#)); then stages=("$@"); fi
 for stage in "${stages[@]}"; do
     if [[ -z ${needs[$stage]:-} ]]; then
         echo "Unknown stage '$stage': expected some of ${order[*]}." >&2
         exit 2
     fi
 done
+
+if ! command -v "$PYTHON" >/dev/null; then
+    echo "PYTHON: expected an interpreter, got '$PYTHON'." >&2
+    exit 2
+fi
+if [[ ! $LIMIT =~ ^[0-9]+$ ]]; then
+    echo "LIMIT: expected seconds, got '$LIMIT'." >&2
+    exit 2
+fi
 
 mkdir -p "$OUT"
 log=$OUT/gpu_check.log
@@ -105,6 +115,7 @@ for stage in "${stages[@]}"; do
         if [[ " ${needs[$stage]} " == *" $package "* ]]; then
             say "== $stage: LEFT OUT for want of $package"
             failed+=("$stage")
+            [[ $stage != build ]] || exit 1
             continue 2
         fi
     done
@@ -115,7 +126,7 @@ for stage in "${stages[@]}"; do
             run build 180 env CMAKE_BUILD_PARALLEL_LEVEL="$(nproc)" "$PYTHON" -m pip install \
                 --disable-pip-version-check --no-build-isolation --no-deps \
                 --config-settings=cmake.define.ENTROPY_CUDA=ON --editable .
-            if ((${#failed[@]})); then
+            if [[ ${failed[*]} == *build ]]; then
                 say "The build failed: nothing else was run."
                 exit 1
             fi

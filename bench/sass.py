@@ -33,11 +33,6 @@ LOGITS = {"float": 4, "double": 2, "__nv_bfloat16": 8, "__half": 8}
 """Of one vector."""
 
 LOAD, STORE, EXPONENTIAL = "LDG.E.EF.128", "STG.E.EF.128", "MUFU.EX2"
-# Issued at half the rate of the others on compute capability 8 and 9; MUFU at an eighth.
-HALF_RATE = (
-    *("LOP3", "SHF", "SEL", "PRMT", "LEA", "MOV", "IADD3", "VIADD", "ISETP", "PLOP3", "F2FP"),
-    *("FMNMX", "VHMNMX", "HMNMX2", "FSETP", "FSEL", "IMNMX", "VIMNMX"),
-)
 
 
 @dataclass(frozen=True)
@@ -52,16 +47,14 @@ class TilePath:
         """All of them."""
         return self.opcodes.total()
 
-    def of(self, opcodes: Sequence[str]) -> int:
-        """Those of the given kinds."""
-        return sum(self.opcodes[opcode] for opcode in opcodes)
-
 
 FUNCTION = re.compile(r"^\.text\.(?P<name>\w+):$")
 LABEL = re.compile(r"^(?P<label>\.L_x_\d+):")
 INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]+\*/\s+(?P<text>.*?)\s*;")
 TARGET = re.compile(r"\bBRA\b.*`\((?P<label>\.L_x_\d+)\)")
 PREDICATE = re.compile(r"^@!?U?P\w+\s+")
+# Some branches have their condition among the operands: BRA.U UP0, `(.L_x_1).
+LEAVES = re.compile(r"^(EXIT|RET|BRA(\.\w+)*\s+`)")
 
 
 def functions(listing: str) -> dict[str, list[str]]:
@@ -140,6 +133,8 @@ def shortest_tile(lines: Sequence[str], exponentials: int, stores: int) -> TileP
         own = (LOAD in code[i], EXPONENTIAL in code[i], STORE in code[i])
         left = (left[0] - own[0], left[1] - own[1], left[2] - own[2])
         i = following
+    if opcodes["LDG"] != LOADS:
+        raise ValueError(f"the shortest way has {opcodes['LDG']} loads, not {LOADS}")
     return TilePath(opcodes)
 
 
@@ -147,8 +142,7 @@ def successors(code: Sequence[str], at: dict[str, int], i: int) -> list[int]:
     """Where control may go from instruction i."""
     target = TARGET.search(code[i])
     taken = [] if target is None else [at[target["label"]]]
-    ends = opcode(code[i]) in ("BRA", "EXIT", "RET") and not PREDICATE.match(code[i])
-    return taken if ends else [*taken, i + 1]
+    return taken if LEAVES.match(code[i]) else [*taken, i + 1]
 
 
 def disassemble(source: Path, arch: int) -> str:
@@ -167,11 +161,14 @@ def main(arch: Annotated[int, typer.Option(help="Compute capability, as in sm_90
     console = wide_console()
     for tool in ("nvcc", "nvdisasm"):
         if shutil.which(tool) is None:
-            console.print(f"{tool} is not on PATH: install the CUDA toolkit")
+            console.print(
+                f"{tool} is not on PATH: install the CUDA toolkit (nvdisasm alone is also in the "
+                "package nvidia-cuda-nvdisasm)"
+            )
             raise typer.Exit(1)
     table = Table(title=f"Instructions per logit on sm_{arch}", title_justify="left")
     table.add_column("kernel", overflow="fold")
-    for heading in ("all", "MUFU", "half rate", "others"):
+    for heading in ("all", "exponentials"):
         table.add_column(heading, justify="right")
     for file in FILES:
         with console.status(f"nvcc {file}.cu"):
@@ -182,9 +179,11 @@ def main(arch: Annotated[int, typer.Option(help="Compute capability, as in sm_90
                 continue
             logits = LOADS * LOGITS[element[1]]
             path = shortest_tile(lines, logits, LOADS if name.startswith("backward") else 0)
-            special, half = path.of(["MUFU"]), path.of(HALF_RATE)
-            counts = (path.length, special, half, path.length - special - half)
+            counts = (path.length, path.opcodes["MUFU"])
             table.add_row(name, *(f"{count / logits:.2f}" for count in counts))
+    if not table.row_count:
+        console.print(f"no kernel named {' or '.join(KERNELS)} found; is c++filt on PATH?")
+        raise typer.Exit(1)
     console.print(table)
 
 

@@ -129,8 +129,8 @@ struct SoftmaxMoments<Real, true> {
   }
 
   // Fill in `scatter` from Σ e, Σ e·w and Σ e·w² of the same elements, where w is u from any point:
-  // Σ e·w² − mean·Σ e·w − mean·(Σ e·w − mean·Σ e), each difference rounded once. Of no elements the
-  // mean is 0/0, and the comparison with NaN is false.
+  // Σ e·w² − mean·Σ e·w − mean·(Σ e·w − mean·Σ e), each difference rounded once. Where Σ e
+  // is 0 the result is NaN, and the comparison false.
   template <class Wide>
   ENTROPY_INLINE void set_scatter(Wide sum_e, Wide sum_ew, Wide sum_eww) {
     const Wide mean = sum_ew / sum_e;

@@ -185,10 +185,18 @@ def temperature_tensor(temperature: float | Tensor, like: Tensor) -> Tensor:
         )
     dtype = STATS_DTYPE.get(like.dtype, torch.float32)
     if not torch.compiler.is_compiling():
-        return torch.full((), temperature, dtype=dtype, device=like.device)
+        return torch.full((), _within(dtype, temperature), dtype=dtype, device=like.device)
     # torch.full would make the number a constant of the graph, which would be recompiled for every
     # temperature; the factor of a product is an input, unless (in PyTorch 2.11) it is computed.
     return torch.ones((), dtype=dtype, device=like.device) * temperature
+
+
+def _within(dtype: torch.dtype, number: float) -> float:
+    """The number, or ±∞ beyond the range of the dtype, which the kernels refuse by name."""
+    greatest = torch.finfo(dtype).max
+    if number > greatest:
+        return math.inf
+    return -math.inf if number < -greatest else float(number)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -160,6 +160,33 @@ def test_after_a_failed_build_nothing_runs(machine: Machine) -> None:
     assert len(machine.called()) == 1
 
 
+def test_a_build_is_not_blamed_for_an_earlier_stage(machine: Machine) -> None:
+    """Fails if stages after a build that passed are left out because tests before it failed."""
+    code, output = machine.run("tests", "build", "head", FAILS="-m pytest")
+    assert code == 1
+    assert "The build failed" not in output
+    assert "== head 896: passed" in output
+
+
+def test_a_build_that_cannot_start_ends_the_run(machine: Machine) -> None:
+    """Fails if an older module is tested because a package for the build is missing."""
+    code, output = machine.run("build", "tests", FOUND=f"{GPU}\\nversions\\npybind11\\n")
+    assert code == 1
+    assert "== build: LEFT OUT for want of pybind11" in output
+    assert not machine.called()
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [({"PYTHON": "/no/python"}, "PYTHON: expected"), ({"LIMIT": "long"}, "LIMIT: expected")],
+)
+def test_wrong_variables_are_named(machine: Machine, variables: dict[str, str], words: str) -> None:
+    """Fails if a mistyped interpreter is told as a missing GPU, or a limit as a shell's error."""
+    code, output = machine.run(**variables)
+    assert code == 2
+    assert words in output
+
+
 def test_stages_that_need_no_missing_package_run(machine: Machine) -> None:
     """Fails if a missing package shows as a stage's crash, or keeps the others from running."""
     code, output = machine.run(

@@ -48,7 +48,21 @@ def test_the_shortest_way_through_a_tile_is_counted() -> None:
     path = shortest_tile(lines, exponentials=2, stores=0)
     assert path.opcodes == Counter(IADD3=1, BRA=4, LDG=4, MUFU=2)
     assert path.length == 11
-    assert path.of(["MUFU", "IADD3"]) == 3
+
+
+def test_a_branch_whose_condition_is_an_operand_may_fall_through() -> None:
+    """Fails if such a branch, as sm_100 has them, counts as always taken."""
+    listing = LOOP.replace("@!P0 BRA `(.L_x_1)", "     BRA.U UP0, `(.L_x_1)")
+    path = shortest_tile(functions(listing)["_Zforward"], exponentials=2, stores=0)
+    assert path.length == 11
+
+
+def test_a_way_with_other_loads_is_an_error() -> None:
+    """Fails if a path through the loads of incomplete vectors passes for that of a plain tile."""
+    lines = functions(LOOP.replace("FMUL.FTZ R5, R5, R5", "LDG.E R5, desc[UR4][R2.64]"))
+    longer = [line for line in lines["_Zforward"] if "@P1 BRA" not in line]
+    with pytest.raises(ValueError, match="5 loads, not 4"):
+        shortest_tile(longer, exponentials=2, stores=0)
 
 
 def test_functions_are_kept_apart() -> None:

@@ -114,6 +114,19 @@ def test_no_column(device: torch.device) -> None:
         call(device, logits=torch.zeros(2, 3, 0, device=device))
 
 
+@pytest.mark.parametrize("number", [1e39, -1e39, 10**400, math.nan, 0])
+def test_a_number_beyond_the_range_of_the_statistics(number: float) -> None:
+    """Catches an error of the conversion, which does not name the argument."""
+    with pytest.raises(ValueError, match=r"^temperature: expected a finite number above"):
+        token_stats(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), temperature=number)
+
+
+def test_a_large_integer_as_temperature() -> None:
+    """Catches numbers that only fit a float taken for 64-bit integers."""
+    stats = token_stats(torch.randn(2, 3), torch.zeros(2, dtype=torch.int64), temperature=2**64)
+    torch.testing.assert_close(stats.logp, torch.full((2,), -math.log(3)))
+
+
 def test_temperature_that_requires_grad(device: torch.device) -> None:
     """Catches a learned temperature whose gradient would be dropped in silence."""
     for shape in ((), (2, 3)):

@@ -5,7 +5,7 @@
 
 namespace entropy_ext {
 
-// NaN is passed over, and met again where the logits are summed; −∞ and +∞ where nothing was pushed.
+// NaN is passed over, and met again where the logits are summed; −∞ and +∞ where nothing else was pushed.
 template <class Storage>
 class Extremes {
   using Real = typename RealOf<Storage>::Type;

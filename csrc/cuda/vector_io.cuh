@@ -185,7 +185,7 @@ class RowReader {
       }
     }
     if (!straddles) return;
-    // One or two vectors of a row: the code once, with selects, for registers cannot be indexed.
+    // At most four vectors of a row: the code once, with selects, for registers cannot be indexed.
 #pragma unroll 1
     for (int v = 0; v < kCount; ++v) {
       if (inside(v)) continue;

@@ -40,13 +40,30 @@ def demo(
     folder = Folder(out, stamp())
     try:
         aside = folder.begin(fresh=fresh)
+    except BlockingIOError:
+        raise typer.BadParameter(
+            f"expected a folder of its own; another demo is writing to {out}", param_hint="--out"
+        ) from None
     except OSError as error:
         raise typer.BadParameter(
             f"expected a folder that can be written; got {error}", param_hint="--out"
         ) from None
     if aside is not None:
         why = "" if fresh else ", of other code or another machine,"
-        console.print(f"Earlier results{why} are now in {os.path.relpath(aside)}", highlight=False)
+        where = os.path.relpath(aside)
+        console.print(f"Earlier results{why} are now in {where}", highlight=False, markup=False)
+    try:
+        status = _run_parts(folder, console)
+    finally:
+        folder.release()
+    console.print(f"{out / PAGE}: open it in a browser", highlight=False, markup=False)
+    if status:
+        raise typer.Exit(status)
+
+
+def _run_parts(folder: Folder, console: Console) -> int:
+    """Exit status of the first part that failed, else 0."""
+    out = folder.path
     outcomes: dict[str, str] = {}
     status = 0
     for part in PARTS:
@@ -63,9 +80,7 @@ def demo(
         status = status or code
         if code == INTERRUPTED:
             break
-    console.print(f"{out / PAGE}: open it in a browser", highlight=False)
-    if status:
-        raise typer.Exit(status)
+    return status
 
 
 def _run(part: Part, out: Path) -> tuple[int, str]:
@@ -76,9 +91,11 @@ def _run(part: Part, out: Path) -> tuple[int, str]:
             (out / name).unlink(missing_ok=True)
     command = [argument.format(out=out) for argument in part.arguments]
     environment = {**os.environ, **dict(part.environment)}
+    process = subprocess.Popen([sys.executable, "-m", *command], env=environment)
     try:
-        code = subprocess.run([sys.executable, "-m", *command], env=environment).returncode
+        code = process.wait()
     except KeyboardInterrupt:
+        process.wait()  # Ctrl-C reached it, too: what is being trained is saved first
         code = INTERRUPTED
     seconds = time.perf_counter() - started
     return code, f"{seconds:.0f} s" + (f", exit status {code}" if code else "")

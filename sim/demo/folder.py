@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from sim.demo.parts import PARTS, Part
 
 __all__ = ["PAGE", "Folder", "stamp"]
 
-PAGE, DONE = "report.html", "done.json"
+PAGE, DONE, LOCK = "report.html", "done.json", "demo.lock"
 LIBRARIES = ("matplotlib", "numpy", "reasoning-gym", "torch", "transformers")
 
 
@@ -54,9 +55,10 @@ class Folder:
                 self.done = {
                     part.name: found["done"][part.name]
                     for part in PARTS
-                    if part.name in found["done"] and all(map(Path.exists, self._files(part)))
+                    if isinstance(found["done"].get(part.name), str)
+                    and all(map(Path.exists, self._files(part)))
                 }
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             # Of a version that kept no record, or cut short: the parts are not known to be done.
             pass
 
@@ -71,9 +73,15 @@ class Folder:
     def begin(self, *, fresh: bool = False) -> Path | None:
         """Make way for results under this stamp; returns where those of another one are now.
 
-        Only what a demo writes is moved, to a folder beside this one with the date of its last
-        change in its name; if fresh, results under this stamp are moved, too.
+        Only what a demo writes is moved, to a folder in this one with the date of its last change
+        in its name; if fresh, results under this stamp are moved, too.
+
+        Raises:
+            BlockingIOError: another demo is writing here.
+            OSError: the folder cannot be made or written.
         """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock()
         if fresh:
             self.done, self.current = {}, False
         known = [self.path / PAGE, self.path / DONE]
@@ -82,14 +90,35 @@ class Folder:
         aside = None
         if left and not self.current:
             changed = datetime.fromtimestamp(max(path.stat().st_mtime for path in left))
-            here = self.path.resolve()
-            aside = here.with_name(f"{here.name}-{changed:%Y-%m-%d-%H%M%S}")
-            aside.mkdir()
+            aside = self._new_folder(f"earlier-{changed:%Y-%m-%d-%H%M%S}")
             for path in left:
                 path.rename(aside / path.name)
-        self.path.mkdir(parents=True, exist_ok=True)
         self._write()
         return aside
+
+    def _lock(self) -> None:
+        self._locked = (self.path / LOCK).open("w")
+        try:
+            fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let other demos in."""
+        self._locked.close()
+
+    def _new_folder(self, name: str) -> Path:
+        """A folder of this name, or with a number after it where there is one already."""
+        count = 1
+        while True:
+            folder = self.path / (name if count == 1 else f"{name}-{count}")
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                count += 1
+            else:
+                return folder
 
     def _write(self) -> None:
         draft = self.path / f"{DONE}.part"

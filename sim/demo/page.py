@@ -35,7 +35,9 @@ def _section(part: Part, folder: Path, outcome: str) -> str:
     if part.table is not None and (folder / part.table).exists():
         with (folder / part.table).open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        pieces.append(_table(part.columns, [[row[name] for name in part.columns] for row in rows]))
+        pieces.append(
+            _table(part.columns, [[row[name] or "" for name in part.columns] for row in rows])
+        )
     return "\n".join(pieces)
 
 

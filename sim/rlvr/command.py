@@ -160,6 +160,8 @@ def _listing(width: int) -> Table:
     for name in RECIPES:
         cells = summary(name)
         table.add_row(*(cells[i] for i in shown))
+    if len(shown) < len(headings):
+        table.caption = f"with descriptions from {DESCRIBED_WIDTH} columns on (COLUMNS=120)"
     return table
 
 

@@ -55,7 +55,8 @@ def rlvr_compare(
     ] = Scale.minibatches or 0,
     learning_rate: Annotated[float, typer.Option(min=0.0)] = Scale.learning_rate,
     small: Annotated[
-        bool, typer.Option("--small", help="Tiny models and few steps: seconds, to try it out.")
+        bool,
+        typer.Option("--small", help="Tiny models, few steps: about a minute."),
     ] = False,
     page: Annotated[
         Path | None, typer.Option(help="The HTML page, a CSV file beside it; out/index.html.")

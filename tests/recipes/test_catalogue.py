@@ -47,6 +47,15 @@ def test_row_leads_to_the_recipe_s_file_and_its_test(name):
 
 
 @every_recipe
+def test_row_names_the_arguments(name):
+    """Catches symbols of a paper without the name to type, and arguments that are no more."""
+    signature = inspect.signature(recipes.RECIPES[name]).parameters.values()
+    own = [x.name for x in signature if x.kind is x.KEYWORD_ONLY]
+    stated = _cells(_row(name))[4].partition("; arguments ")[2]
+    assert re.findall(r"`(\w+)`", stated) == own
+
+
+@every_recipe
 def test_row_names_the_paper(name):
     row = _row(name)
     assert all(number in row for number in re.findall(r"\d{4}\.\d{5}", recipes.RECIPES[name].paper))

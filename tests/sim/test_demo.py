@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 from typer.testing import CliRunner
 
@@ -91,7 +97,7 @@ def test_results_of_another_version_are_moved_aside(demo, monkeypatch, record):
     result, lines = demo()
     assert (result.exit_code, lines) == (0, [1, 1])
     assert "Done before" not in result.output
-    (aside,) = demo.out.parent.glob("demo-*")
+    (aside,) = demo.out.glob("earlier-*")
     assert aside.name in result.output.replace("\n", "")
     assert [(aside / name).read_text() for name in "ab"] == ["run\n", "run\n"]
     assert "Part b" in (aside / "report.html").read_text()
@@ -105,7 +111,73 @@ def test_fresh_does_all_again(demo):
     result, lines = demo("--fresh")
     assert (result.exit_code, lines) == (0, [1, 1])
     assert "Done before" not in result.output
-    assert len(list(demo.out.parent.glob("demo-*/a"))) == 1
+    assert len(list(demo.out.glob("earlier-*/a"))) == 1
+
+
+def test_results_are_moved_aside_where_earlier_ones_have_the_same_date(demo):
+    """Catches a folder that can never be used again, and results that overwrite others."""
+    demo()
+    for path in demo.out.iterdir():
+        os.utime(path, (0, 0))
+    demo("--fresh")
+    for path in demo.out.iterdir():
+        os.utime(path, (0, 0))
+    result, lines = demo("--fresh")
+    assert (result.exit_code, lines) == (0, [1, 1])
+    assert len(list(demo.out.glob("earlier-*/a"))) == 2
+
+
+def test_a_second_demo_in_the_same_folder_is_refused(demo):
+    """Catches two demos that write into each other's files."""
+    demo()
+    other = folder.Folder(demo.out, "this version")
+    other.begin()
+    result, lines = demo("--fresh")
+    assert result.exit_code == 2
+    assert "another demo is writing" in " ".join(result.output.replace("│", "").split())
+    assert lines == [1, 1]
+    other.release()
+    assert demo()[0].exit_code == 0
+
+
+SLOW = """
+import pathlib, sys, time
+
+file = pathlib.Path(sys.argv[1])
+try:
+    file.write_text("started")
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(1)
+    file.write_text("saved")
+    raise SystemExit(130)
+"""
+
+
+def test_ctrl_c_leaves_a_part_the_time_to_save(tmp_path):
+    """Catches a part killed while it saves what it has trained."""
+    (tmp_path / "slow_part.py").write_text(SLOW)
+    script = (
+        "from pathlib import Path; from sim.demo import command; from sim.demo.parts import Part;"
+        "part = Part('a', '', '', arguments=('slow_part', '{out}/a'), files=('a',));"
+        "print(command._run(part, Path('.')))"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd()])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / "a").exists() or (tmp_path / "a").read_text() != "started":
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert (tmp_path / "a").read_text() == "saved"
+    assert "130" in output
 
 
 def test_the_stamp_knows_code_and_machine(tmp_path, monkeypatch):
