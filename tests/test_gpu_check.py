@@ -71,6 +71,8 @@ class Machine:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # A job in the background may ignore it, and a shell could not undo that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, *stages: str, **changes: str) -> tuple[int, str]:

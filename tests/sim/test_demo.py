@@ -168,6 +168,7 @@ def test_ctrl_c_leaves_a_part_the_time_to_save(tmp_path):
         cwd=tmp_path,
         env=environment,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job may ignore it
         stdout=subprocess.PIPE,
         text=True,
     )
